@@ -1,0 +1,58 @@
+"""Names for the parts that users may replace: generators, discriminators and rewards."""
+
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from seqgan_rl.core.errors import InputError
+
+T = TypeVar("T")
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """``" (did you mean 'x'?)"`` where a known name is near, else nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+class Registry(Generic[T]):
+    """Factories by name.
+
+    >>> shapes: Registry[Callable[[], str]] = Registry("shape")
+    >>> @shapes.register("round")
+    ... def circle() -> str:
+    ...     return "o"
+    >>> shapes["round"]()
+    'o'
+    >>> shapes["rund"]
+    Traceback (most recent call last):
+    seqgan_rl.core.errors.InputError: unknown shape 'rund' (did you mean 'round'?); known are: round
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._factories: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator: make a factory known under this name. A name can be taken once."""
+
+        def add(factory: T) -> T:
+            if self._factories.setdefault(name, factory) is not factory:
+                raise ValueError(f"a {self.kind} named {name!r} is registered already; choose another name")
+            return factory
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._factories:
+            known = sorted(self._factories)
+            raise InputError(
+                f"unknown {self.kind} {name!r}{did_you_mean(str(name), known)}; known are: {', '.join(known)}"
+            )
+        return self._factories[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._factories
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._factories))

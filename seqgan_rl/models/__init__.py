@@ -1,0 +1,1 @@
+"""Generators, their likelihood training, and the oracle."""

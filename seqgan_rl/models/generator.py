@@ -1,0 +1,412 @@
+"""Sequence generators: a policy over next tokens with an incremental contract, and the paper's LSTM.
+
+The contract is two methods, ``initial_state`` and ``step``; sampling, completing prefixes and exact log-probabilities
+follow from them. Words are ids 0..V-1, EOS (variable length only) is V, PAD is ``num_actions``; the first step reads
+PAD, whose embedding row is the begin-of-sequence symbol.
+Letters: B sequences, T tokens each, R rows in flight, A actions (V, or V + 1 with EOS), E embedding, H hidden units.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seqgan_rl.core.registry import Registry
+from seqgan_rl.models.kernels import linear_log_prob, rows_per_block
+from seqgan_rl.models.sampling import (
+    PLAIN,
+    SamplingOptions,
+    check_forbidden,
+    padded_size,
+    pick_from_logits,
+    pick_from_weights,
+)
+
+State = tuple[Tensor, ...]
+"""What a generator remembers of its prefixes: tensors whose first dimension is the row."""
+
+
+def select(state: State, rows: Tensor | slice) -> State:
+    """The state of some rows, in the order asked for (an index tensor may repeat rows)."""
+    return tuple(part[rows] for part in state)
+
+
+def concatenate(states: list[State]) -> State:
+    """One state holding the rows of several."""
+    return tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+
+
+class RolloutPolicy(Protocol):
+    """Anything that can finish prefixes: what :mod:`seqgan_rl.rollout` asks of a policy."""
+
+    num_actions: int
+    eos_id: int | None
+
+    def initial_state(self, batch_size: int) -> State:
+        """State before the first token of ``batch_size`` sequences."""
+        ...
+
+    def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one token a row (PAD first); return next-token logits (B, A) and the new state."""
+        ...
+
+
+class Decoder:
+    """Draws next tokens of many rows for one call: a policy with its sampling options, frozen as they are now.
+
+    This one serves any :class:`RolloutPolicy`; generators may return a faster one from ``decoder``.
+    """
+
+    def __init__(self, policy: RolloutPolicy, options: SamplingOptions = PLAIN) -> None:
+        check_forbidden(options.forbidden, policy.num_actions)
+        self.policy, self.options = policy, options
+        self.num_actions, self.eos_id = policy.num_actions, policy.eos_id
+
+    @property
+    def pad_id(self) -> int:
+        """PAD, also what is read before the first token."""
+        return self.num_actions
+
+    def initial_state(self, batch_size: int) -> State:
+        """State before the first token."""
+        return self.policy.initial_state(batch_size)
+
+    def absorb(self, tokens_R: Tensor, state: State) -> State:
+        """The state after reading one token a row, when its next-token distribution is not needed."""
+        return self.policy.step(tokens_R, state)[1]
+
+    def next(self, tokens_R: Tensor, state: State, uniforms_R: Tensor) -> tuple[Tensor, State]:
+        """Read one token a row and draw the next by inverse CDF from one uniform in [0, 1) a row."""
+        size = rows_per_block(self.num_actions)
+        picks, states = [], []
+        for start in range(0, len(tokens_R), size):
+            rows = slice(start, start + size)
+            logits_RA, new_state = self.policy.step(tokens_R[rows], select(state, rows))
+            picks.append(pick_from_logits(logits_RA, uniforms_R[rows], options=self.options))
+            states.append(new_state)
+        return torch.cat(picks), concatenate(states)
+
+
+def decoder_of(policy: RolloutPolicy, options: SamplingOptions = PLAIN) -> Decoder:
+    """The fastest decoder for this policy: its own if it has one, else the general one."""
+    make = getattr(policy, "decoder", None)
+    return make(options) if make is not None else Decoder(policy, options)
+
+
+@torch.no_grad()
+def complete(
+    decoder: Decoder, tokens_BT: Tensor, source_R: Tensor, start_R: Tensor, uniforms_RT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Finish row r from the first ``start_R[r]`` tokens of sequence ``source_R[r]``, all rows advancing together.
+
+    Each sequence is read once; the states at its prefixes are shared by all rows that start there.
+
+    Args:
+        decoder: draws the tokens.
+        tokens_BT: known tokens, int64, (B, T); only the prefixes asked for are read.
+        source_R: which sequence each row continues, int64, (R,).
+        start_R: length of the kept prefix, int64 in [0, T), **sorted ascending**, (R,). The prefix holds no EOS.
+        uniforms_RT: numbers in [0, 1); the token at position t of row r is drawn with ``uniforms_RT[r, t]``.
+
+    Returns:
+        tokens_RT (int64, PAD after EOS) and lengths_R (int64, EOS counted).
+    """
+    (B, T), R, device = tokens_BT.shape, len(source_R), tokens_BT.device
+    full_RT = torch.full((R, T), decoder.pad_id, dtype=torch.int64, device=device)
+    lengths_R = torch.full((R,), T, dtype=torch.int64, device=device)
+    if R == 0:
+        return full_RT, lengths_R
+    joins_T1 = torch.searchsorted(start_R, torch.arange(T + 1, device=device)).tolist()  # rows that start before t
+    last_start = int(start_R[-1])
+    kept_RT = torch.arange(T, device=device) < start_R[:, None]
+    torch.where(kept_RT, tokens_BT[source_R], full_RT, out=full_RT)
+
+    track_state, track_last_B = decoder.initial_state(B), tokens_BT.new_full((B,), decoder.pad_id)
+    active_R = torch.empty(0, dtype=torch.int64, device=device)  # rows in flight
+    state, last_R = select(track_state, slice(0, 0)), track_last_B[:0]
+    for t in range(T):
+        if t <= last_start:
+            if t > 0:
+                track_state, track_last_B = decoder.absorb(track_last_B, track_state), tokens_BT[:, t - 1]
+            joining_R = torch.arange(joins_T1[t], joins_T1[t + 1], device=device)
+            if len(joining_R):
+                sources = source_R[joining_R]
+                state = concatenate([state, select(track_state, sources)])
+                last_R = torch.cat([last_R, track_last_B[sources]])
+                active_R = torch.cat([active_R, joining_R])
+        if len(active_R) == 0:
+            continue
+        last_R, state = decoder.next(last_R, state, uniforms_RT[active_R, t])
+        full_RT[active_R, t] = last_R
+        if decoder.eos_id is not None:
+            ended_R = last_R == decoder.eos_id
+            lengths_R[active_R[ended_R]] = t + 1
+            going_R = (~ended_R).nonzero().squeeze(1)
+            active_R, last_R, state = active_R[going_R], last_R[going_R], select(state, going_R)
+    return full_RT, lengths_R
+
+
+class Generator(nn.Module, ABC):
+    """A language model over token ids that is at the same time a policy over next tokens.
+
+    Subclasses implement :meth:`initial_state` and :meth:`step`, and take ``(num_actions, sequence_length, has_eos,
+    **options)``; everything else follows, and may be overridden where a faster exact way exists.
+    """
+
+    def __init__(self, num_actions: int, sequence_length: int, has_eos: bool, **options: Any) -> None:
+        super().__init__()
+        if num_actions < 2:
+            raise ValueError(f"num_actions must be at least 2, got {num_actions}")
+        if sequence_length < 1:
+            raise ValueError(f"sequence_length must be at least 1, got {sequence_length}")
+        self.num_actions, self.sequence_length = num_actions, sequence_length
+        self.eos_id = num_actions - 1 if has_eos else None
+        self.config: dict[str, Any] = {
+            "num_actions": num_actions,
+            "sequence_length": sequence_length,
+            "has_eos": has_eos,
+            **options,
+        }
+        """Constructor arguments, JSON-able: with the weights, all that a checkpoint needs."""
+
+    @property
+    def pad_id(self) -> int:
+        """PAD: one past the last action. Also the symbol read before the first token."""
+        return self.num_actions
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """State before the first token of ``batch_size`` sequences."""
+
+    @abstractmethod
+    def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one token a row (PAD first); return next-token logits (B, A), float32, and the new state."""
+
+    def decoder(self, options: SamplingOptions = PLAIN) -> Decoder:
+        """A sampler over the weights as they are now."""
+        return Decoder(self, options)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        prefix: Tensor | list[int] | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        forbidden: tuple[int, ...] = (),
+        rng: np.random.Generator,
+    ) -> Tensor:
+        """Draw ``n`` sequences.
+
+        Args:
+            n: how many.
+            prefix: token ids that every sequence starts with, shorter than T, or None.
+            temperature, top_k, top_p, forbidden: see :class:`~seqgan_rl.models.sampling.SamplingOptions`.
+            rng: the only source of randomness; an (n, T) block of uniforms is always drawn.
+
+        Returns:
+            tokens_BT: int64, (n, T), PAD after EOS.
+        """
+        T = self.sequence_length
+        prefix_ids = [] if prefix is None else [int(token) for token in prefix]
+        if len(prefix_ids) >= T:
+            raise ValueError(f"prefix must be shorter than the sequence length {T}, got {len(prefix_ids)} tokens")
+        if any(not 0 <= token < self.num_actions or token == self.eos_id for token in prefix_ids):
+            raise ValueError(f"prefix must hold word ids in [0, {self.num_actions - (self.eos_id is not None)})")
+        options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, forbidden=forbidden)
+        uniforms_BT = torch.from_numpy(rng.random((n, T), dtype=np.float32)).to(self.device)
+        tokens_BT = torch.full((n, T), self.pad_id, dtype=torch.int64, device=self.device)
+        tokens_BT[:, : len(prefix_ids)] = torch.tensor(prefix_ids, dtype=torch.int64, device=self.device)
+        source_B = torch.arange(n, device=self.device)
+        return complete(
+            self.decoder(options), tokens_BT, source_B, torch.full_like(source_B, len(prefix_ids)), uniforms_BT
+        )[0]
+
+    def log_prob(
+        self,
+        tokens_BT: Tensor,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        forbidden: tuple[int, ...] = (),
+    ) -> Tensor:
+        """Log-probability of every token given its prefix under the distribution that :meth:`sample` draws from.
+
+        Returns:
+            logp_BT: nats, float32, (B, T), 0 at PAD, -inf at a token that cannot be drawn. Differentiable.
+        """
+        options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, forbidden=forbidden)
+        is_token_BT = tokens_BT != self.pad_id
+        logp_BT = self._token_log_prob(tokens_BT, tokens_BT.masked_fill(~is_token_BT, 0), options)
+        return torch.where(is_token_BT, logp_BT, 0.0)
+
+    def _token_log_prob(self, tokens_BT: Tensor, targets_BT: Tensor, options: SamplingOptions) -> Tensor:
+        """Reference: one step at a time. ``targets_BT`` are the tokens with PAD replaced by 0."""
+        columns, state = [], self.initial_state(len(tokens_BT))
+        last_B = tokens_BT.new_full((len(tokens_BT),), self.pad_id)
+        for t in range(tokens_BT.shape[1]):
+            logits_BA, state = self.step(last_B, state)
+            logp_BA = options.apply(logits_BA).log_softmax(dim=-1)
+            columns.append(logp_BA.gather(1, targets_BT[:, t : t + 1]).squeeze(1))
+            last_B = tokens_BT[:, t]
+        return torch.stack(columns, dim=1)
+
+
+generators: Registry[Callable[..., Generator]] = Registry("generator")
+"""Generators by name: ``factory(num_actions, sequence_length, has_eos, **options)``."""
+
+
+@generators.register("lstm")
+class LSTMGenerator(Generator):
+    """One-layer LSTM language model, the paper's generator.
+
+    Gates are in the order input, forget, output, candidate; one bias per gate; every weight is drawn from
+    N(0, init_std^2) as in the authors' program.
+
+    Args:
+        num_actions, sequence_length, has_eos: the task, see :class:`Generator`.
+        embedding_dim: E.
+        hidden_dim: H.
+        init_std: standard deviation of every initial weight and bias; 0.1 in the authors' program.
+        start_token: None reads an embedding row of its own before the first token; the published oracle and the
+            presets that mirror the released code read word 0, and then there is no such row.
+
+    Initial weights come from torch's global generator; see ``seqgan_rl.core.streams.torch_seeded``.
+    """
+
+    def __init__(
+        self,
+        num_actions: int,
+        sequence_length: int,
+        has_eos: bool = False,
+        *,
+        embedding_dim: int = 32,
+        hidden_dim: int = 32,
+        init_std: float = 0.1,
+        start_token: int | None = None,
+    ) -> None:
+        super().__init__(
+            num_actions,
+            sequence_length,
+            has_eos,
+            embedding_dim=embedding_dim,
+            hidden_dim=hidden_dim,
+            init_std=init_std,
+            start_token=start_token,
+        )
+        if embedding_dim < 1 or hidden_dim < 1:
+            raise ValueError(f"embedding_dim and hidden_dim must be at least 1, got {embedding_dim} and {hidden_dim}")
+        A, E, H = num_actions, embedding_dim, hidden_dim
+        self.start_token, self.hidden_dim = start_token, H
+        self.embedding = nn.Parameter(torch.empty(A + (start_token is None), E))
+        self.input_weight = nn.Parameter(torch.empty(E, 4 * H))
+        self.recurrent_weight = nn.Parameter(torch.empty(H, 4 * H))
+        self.gate_bias = nn.Parameter(torch.empty(4 * H))
+        self.output_weight = nn.Parameter(torch.empty(H, A))
+        self.output_bias = nn.Parameter(torch.empty(A))
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=init_std)
+
+    def initial_state(self, batch_size: int) -> State:
+        """Zero hidden and cell state, each (B, H)."""
+        return self.output_weight.new_zeros(2, batch_size, self.hidden_dim).unbind(0)
+
+    def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
+        """See :meth:`Generator.step`."""
+        state = self._cell(self.embedding[self._rows(tokens_B)] @ self.input_weight, state)
+        return torch.addmm(self.output_bias, state[0], self.output_weight), state
+
+    def decoder(self, options: SamplingOptions = PLAIN) -> Decoder:
+        """A decoder with the input product tabulated and the softmax fused with the draw; general one for top-k/p."""
+        return Decoder(self, options) if options.filters else _LSTMDecoder(self, options)
+
+    def hidden_states(self, tokens_BT: Tensor) -> Tensor:
+        """Hidden state from which token t is predicted, float32, (B, T, H): column t has read the tokens before t."""
+        B, T = tokens_BT.shape
+        read_BT = torch.cat([tokens_BT.new_full((B, 1), self.pad_id), tokens_BT[:, :-1]], dim=1)
+        inputs_BTG = self.embedding[self._rows(read_BT)] @ self.input_weight
+        state, columns = self.initial_state(B), []
+        for t in range(T):
+            state = self._cell(inputs_BTG[:, t], state)
+            columns.append(state[0])
+        return torch.stack(columns, dim=1)
+
+    def _token_log_prob(self, tokens_BT: Tensor, targets_BT: Tensor, options: SamplingOptions) -> Tensor:
+        if options.filters:
+            return super()._token_log_prob(tokens_BT, targets_BT, options)
+        hidden_RH = self.hidden_states(tokens_BT).flatten(0, 1) / options.temperature
+        bias_A = self.output_bias / options.temperature
+        if options.forbidden:
+            check_forbidden(options.forbidden, self.num_actions)
+            bias_A = bias_A.index_fill(0, torch.tensor(options.forbidden, device=bias_A.device), -math.inf)
+        logp_R = linear_log_prob(hidden_RH, self.output_weight, bias_A, targets_BT.flatten())
+        return logp_R.view(tokens_BT.shape)
+
+    def _rows(self, tokens: Tensor) -> Tensor:
+        """Embedding rows of tokens; PAD is the start symbol."""
+        return tokens if self.start_token is None else tokens.masked_fill(tokens == self.pad_id, self.start_token)
+
+    def _cell(self, inputs_BG: Tensor, state: State) -> State:
+        """One LSTM step from ``inputs_BG`` = embedding @ input_weight; G = 4H."""
+        gates_BG = torch.addmm(self.gate_bias, state[0], self.recurrent_weight) + inputs_BG
+        return _lstm_state(gates_BG, state[1])
+
+
+def _lstm_state(gates_BG: Tensor, cell_BH: Tensor) -> State:
+    """New (hidden, cell) from the four gate pre-activations."""
+    H = cell_BH.shape[1]
+    input_BH, forget_BH, output_BH = gates_BG[:, : 3 * H].sigmoid().chunk(3, dim=1)
+    cell_BH = forget_BH * cell_BH + input_BH * gates_BG[:, 3 * H :].tanh()
+    return output_BH * cell_BH.tanh(), cell_BH
+
+
+class _LSTMDecoder(Decoder):
+    """The LSTM as a sampler: embedding @ input weights as a table, logits never stored beyond a cache-sized block."""
+
+    def __init__(self, generator: LSTMGenerator, options: SamplingOptions) -> None:
+        super().__init__(generator, options)
+        with torch.no_grad():
+            A, padded = generator.num_actions, padded_size(generator.num_actions)
+            table_AG = torch.addmm(generator.gate_bias, generator.embedding, generator.input_weight)
+            if generator.start_token is not None:
+                table_AG = torch.cat([table_AG, table_AG[generator.start_token, None]])
+            self._table_AG, self._recurrent_HG = table_AG, generator.recurrent_weight.detach()
+            weight_HA = generator.output_weight / options.temperature
+            bias_A = generator.output_bias / options.temperature
+            # exp(logit) cannot overflow below this bound, since |hidden| <= 1; else subtract the maximum first
+            bound = float((weight_HA.abs().sum(dim=0) + bias_A.abs()).max())
+            self._subtract_max = not bound < 60.0  # also for NaN
+            if options.forbidden:
+                bias_A[torch.tensor(options.forbidden)] = -math.inf
+            self._weight_HV = nn.functional.pad(weight_HA, (0, padded - A))
+            self._bias_V = nn.functional.pad(bias_A, (0, padded - A), value=-math.inf)
+        self._buffer = weight_HA.new_empty(rows_per_block(padded), padded)
+
+    def absorb(self, tokens_R: Tensor, state: State) -> State:
+        gates_RG = torch.addmm(self._table_AG[tokens_R], state[0], self._recurrent_HG)
+        return _lstm_state(gates_RG, state[1])
+
+    def next(self, tokens_R: Tensor, state: State, uniforms_R: Tensor) -> tuple[Tensor, State]:
+        hidden_RH, cell_RH = torch.empty_like(state[0]), torch.empty_like(state[1])
+        picks_R, size = torch.empty_like(tokens_R), len(self._buffer)
+        for start in range(0, len(tokens_R), size):
+            rows = slice(start, start + size)
+            hidden_RH[rows], cell_RH[rows] = self.absorb(tokens_R[rows], select(state, rows))
+            weights_RV = self._buffer[: len(picks_R[rows])]
+            torch.addmm(self._bias_V, hidden_RH[rows], self._weight_HV, out=weights_RV)
+            if self._subtract_max:
+                weights_RV.sub_(weights_RV.amax(dim=1, keepdim=True))
+            picks_R[rows] = pick_from_weights(weights_RV.exp_(), uniforms_R[rows])
+        return picks_R, (hidden_RH, cell_RH)

@@ -1,0 +1,109 @@
+"""Monte-Carlo rollout: score an unfinished sequence by finishing it many times.
+
+Implements Eqs. (2)-(4) of Yu et al., "SeqGAN" (AAAI 2017, arXiv:1609.05473v6, printed numbering):
+Q(Y_{1:t-1}, y_t) is the mean reward of N completions of Y_{1:t} under the rollout policy, and R(Y) itself at the end.
+Letters: B sequences, T tokens each, N rollouts, R rows = completions in flight.
+"""
+
+import torch
+from torch import Tensor
+
+from seqgan_rl.models.generator import Decoder, RolloutPolicy, complete, decoder_of
+from seqgan_rl.models.sampling import PLAIN, SamplingOptions
+from seqgan_rl.rewards.base import Reward
+
+
+def prefix_values(
+    policy: RolloutPolicy,
+    reward: Reward,
+    prefixes_BT: Tensor,
+    lengths_B: Tensor,
+    uniforms_BNT: Tensor,
+    *,
+    is_finished_B: Tensor,
+    options: SamplingOptions = PLAIN,
+) -> Tensor:
+    """Φ of one prefix a row: mean reward of N completions, or R(Y) where the sequence is finished. What a step needs.
+
+    Args:
+        policy: rollout policy G_beta.
+        reward: R(Y).
+        prefixes_BT: the first ``lengths_B[b]`` tokens of row b count, int64, (B, T).
+        lengths_B: tokens so far, int64, (B,).
+        uniforms_BNT: random numbers in [0, 1) of the completions, (B, N, T); the full block is always given.
+        is_finished_B: whether the row has ended (EOS or T tokens), bool, (B,).
+        options: how the rollout policy's distribution is reshaped.
+
+    Returns:
+        values_B: float32, (B,). The variance of an unfinished row's value falls as 1/N.
+    """
+    open_P = (~is_finished_B).nonzero().squeeze(1)
+    open_P = open_P[lengths_B[open_P].argsort(stable=True)]
+    done_F = is_finished_B.nonzero().squeeze(1)
+    values_B = torch.empty(len(prefixes_BT), device=prefixes_BT.device)
+    values_B[open_P], values_B[done_F] = _values(
+        decoder_of(policy, options), reward, prefixes_BT, lengths_B, open_P, lengths_B[open_P], uniforms_BNT[open_P], done_F
+    )
+    return reward.arrange(values_B)
+
+
+def action_values(
+    policy: RolloutPolicy,
+    reward: Reward,
+    tokens_BT: Tensor,
+    lengths_B: Tensor,
+    uniforms_BTNT: Tensor,
+    *,
+    options: SamplingOptions = PLAIN,
+    start_B: Tensor | None = None,
+) -> Tensor:
+    """Q(Y_{1:t-1}, y_t) for every token of finished sequences, Eq. (4), all completions advancing together.
+
+    Args:
+        policy, reward, options: as in :func:`prefix_values`.
+        tokens_BT: finished sequences, int64, (B, T), PAD after EOS.
+        lengths_B: their lengths, EOS counted, int64, (B,).
+        uniforms_BTNT: random numbers in [0, 1), (B, T-1, N, T): block t-1 serves the completions of Y_{1:t}.
+        start_B: tokens given as a prompt, (B,): positions before are not scored. None: no prompt.
+
+    Returns:
+        q_BT: float32, (B, T); column t-1 is the value of y_t; 0 after the end and at prompt tokens.
+    """
+    B, T = tokens_BT.shape
+    device = tokens_BT.device
+    first_B = torch.zeros_like(lengths_B) if start_B is None else start_B
+    # unfinished prefixes Y_{1:t} longer than the prompt, ordered by t
+    is_open_TB = torch.arange(1, T, device=device)[:, None] < lengths_B
+    is_open_TB &= torch.arange(1, T, device=device)[:, None] > first_B
+    column_P, b_P = is_open_TB.nonzero().unbind(1)  # column t-1 holds the value of y_t
+    everyone_B = torch.arange(B, device=device)
+    q_BT = torch.zeros(B, T, device=device)
+    q_BT[b_P, column_P], q_BT[everyone_B, lengths_B - 1] = _values(
+        decoder_of(policy, options), reward, tokens_BT, lengths_B, b_P, column_P + 1, uniforms_BTNT[b_P, column_P], everyone_B
+    )
+    column_T = torch.arange(T, device=device)
+    is_scored_BT = (column_T >= first_B[:, None]) & (column_T < lengths_B[:, None])
+    return torch.where(is_scored_BT, reward.arrange(q_BT), 0.0)
+
+
+def _values(
+    decoder: Decoder,
+    reward: Reward,
+    tokens_BT: Tensor,
+    lengths_B: Tensor,
+    source_P: Tensor,
+    start_P: Tensor,
+    uniforms_PNT: Tensor,
+    done_F: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Mean rewards of N completions of the first ``start_P`` tokens of rows ``source_P`` (sorted by start), Eq. (3),
+    and the rewards of the finished rows ``done_F``, all scored in one call: (P,) and (F,)."""
+    P, N, T = uniforms_PNT.shape
+    if not reward.reads_sequences:
+        ones = torch.ones(P + len(done_F), dtype=torch.int64, device=tokens_BT.device)
+        return reward.score(ones[:, None], ones).split([P, len(done_F)])  # type: ignore[return-value]
+    full_RT, ends_R = complete(
+        decoder, tokens_BT, source_P.repeat_interleave(N), start_P.repeat_interleave(N), uniforms_PNT.reshape(P * N, T)
+    )
+    scores = reward.score(torch.cat([full_RT, tokens_BT[done_F]]), torch.cat([ends_R, lengths_B[done_F]]))
+    return scores[: P * N].view(P, N).mean(dim=1), scores[P * N :]

@@ -1,0 +1,257 @@
+"""The vocabulary: which units there are, and how text becomes ids and ids become text.
+
+A unit is a word or a character, as ``level`` says. Word ids are 0..V-1; UNK, where present, is the last word and is
+scored like any other. With variable length EOS is V. PAD is the id after the last action, so V or V+1.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain
+from typing import Any, Literal, get_args
+
+from seqgan_rl.core.errors import InputError
+
+Level = Literal["word", "char"]
+
+UNK = "<unk>"
+"""The word that stands for every unit outside the vocabulary."""
+
+MAX_VOCAB_SIZE = 10_000_000
+"""More distinct units than this is never text: a guard against damaged files."""
+
+SEPARATOR: dict[Level, str] = {"word": " ", "char": ""}
+"""What stands between two units in decoded text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """The units of a corpus in the order of their ids, and the rule that cuts text into units.
+
+    >>> vocabulary = Vocabulary.build([["a", "dog", "."], ["a", "cat", "."]], has_eos=True)
+    >>> vocabulary.words, vocabulary.vocab_size, vocabulary.eos_id, vocabulary.pad_id
+    (('.', 'a', 'cat', 'dog'), 4, 4, 5)
+    >>> vocabulary.encode("a dog.")
+    [1, 3, 0]
+    >>> vocabulary.decode([1, 3, 0, 4, 5])
+    'a dog .'
+    """
+
+    words: tuple[str, ...]
+    """Unit of each id; ids are 0..V-1."""
+    level: Level = "word"
+    """What a unit is: "word" or "char"."""
+    has_eos: bool = False
+    """Whether sequences end by an EOS action, as those of variable length do."""
+    lowercase: bool = False
+    """Whether text is lower-cased before it is cut."""
+    split_punctuation: bool = True
+    """At word level: whether punctuation and symbols at the edges of a word become units of their own."""
+
+    def __post_init__(self) -> None:
+        check_level(self.level)
+        if len(self.words) > MAX_VOCAB_SIZE:
+            raise InputError(f"vocabulary: at most {MAX_VOCAB_SIZE:,} words are possible, got {len(self.words):,}")
+        if len(self.words) - self.has_unk < 2:
+            raise InputError(
+                f"vocabulary: at least 2 words besides {UNK} are needed, got {list(self.words)}; "
+                "use more varied text, or a lower --min-count or a higher --max-vocab"
+            )
+        if len(self._ids) < len(self.words):
+            repeated = Counter(self.words).most_common(1)[0][0]
+            raise InputError(f"vocabulary: words must be distinct, got {repeated!r} more than once")
+        for word in self.words:
+            if not (word == UNK or (len(word) == 1 if self.level == "char" else word.split() == [word])):
+                raise InputError(f"vocabulary: {word!r} is not one unit at level {self.level!r}")
+        if UNK in self._ids and not self.has_unk:
+            raise InputError(f"vocabulary: {UNK} must be the last word, got it at id {self._ids[UNK]}")
+
+    @classmethod
+    def build(
+        cls,
+        lines_of_units: Iterable[Iterable[str]],
+        *,
+        level: Level = "word",
+        min_count: int = 1,
+        max_vocab: int | None = None,
+        has_eos: bool = False,
+        unk: bool = False,
+        lowercase: bool = False,
+        split_punctuation: bool = True,
+    ) -> "Vocabulary":
+        """Collect the units of the training lines, by falling count and then by string.
+
+        Args:
+            lines_of_units: the training lines only, each cut by `split_units`.
+            min_count: units seen less often are cut.
+            max_vocab: at most so many words, UNK counted; the most frequent stay.
+            unk: whether UNK is needed in any case (held-out text has unknown units). It is also added where a
+                training unit was cut, or where the text itself holds "<unk>".
+        """
+        check_cut(min_count, max_vocab)
+        counts = Counter(chain.from_iterable(lines_of_units))
+        unk = counts.pop(UNK, 0) > 0 or unk
+        frequent = [word for word in counts if counts[word] >= min_count]
+        frequent.sort(key=lambda word: (-counts[word], word))
+        size = len(counts) + 1 if max_vocab is None else max_vocab
+        unk = unk or len(frequent) < len(counts) or len(frequent) > size
+        words = (*frequent[: size - 1], UNK) if unk else tuple(frequent)
+        return cls(words=words, level=level, has_eos=has_eos, lowercase=lowercase, split_punctuation=split_punctuation)
+
+    @property
+    def vocab_size(self) -> int:
+        """V: the words, UNK counted, EOS and PAD not."""
+        return len(self.words)
+
+    @property
+    def num_actions(self) -> int:
+        """What a generator can emit: V, and EOS where there is one."""
+        return self.vocab_size + self.has_eos
+
+    @property
+    def eos_id(self) -> int | None:
+        """V where sequences end by EOS, else None."""
+        return self.vocab_size if self.has_eos else None
+
+    @property
+    def pad_id(self) -> int:
+        """The id after the last action."""
+        return self.num_actions
+
+    @property
+    def has_unk(self) -> bool:
+        """Whether unknown units can be encoded."""
+        return self.words[-1:] == (UNK,)
+
+    @property
+    def unk_id(self) -> int | None:
+        """The last word id where UNK is present, else None."""
+        return self.vocab_size - 1 if self.has_unk else None
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of all that decides ids: words in their order, level, EOS and the rule of cutting."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode("ascii")).hexdigest()
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    def split(self, text: str) -> list[str]:
+        """Cut one line into units, as the corpus was cut."""
+        return split_units(text, level=self.level, lowercase=self.lowercase, split_punctuation=self.split_punctuation)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one line's units, without EOS; InputError for an unknown unit where there is no UNK."""
+        return self.encode_units(self.split(text))
+
+    def encode_units(self, units: Iterable[str]) -> list[int]:
+        """Ids of units that are cut already; as `encode`."""
+        ids, unk_id = self._ids, self.unk_id
+        if unk_id is not None:
+            return [ids.get(unit, unk_id) for unit in units]
+        try:
+            return [ids[unit] for unit in units]
+        except KeyError as error:
+            unit = error.args[0]
+        raise InputError(
+            f"text: {unit!r} is not among the {self.vocab_size:,} units of the vocabulary, which has no {UNK}; "
+            f"use known units (such as {', '.join(map(repr, self.words[:3]))})"
+        )
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids up to the first EOS or PAD; words are joined by spaces, characters by nothing."""
+        units = []
+        for i in map(int, ids):
+            if i in (self.eos_id, self.pad_id):
+                break
+            if not 0 <= i < self.vocab_size:
+                raise ValueError(
+                    f"token ids must lie in [0, {self.num_actions}), or be PAD={self.pad_id}, got {i}; "
+                    "was this sequence made with another vocabulary?"
+                )
+            units.append(self.words[i])
+        return SEPARATOR[self.level].join(units)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain values, which `from_json` reads back."""
+        return {
+            "words": list(self.words),
+            "level": self.level,
+            "has_eos": self.has_eos,
+            "lowercase": self.lowercase,
+            "split_punctuation": self.split_punctuation,
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> "Vocabulary":
+        """The vocabulary of a `to_json` dict; InputError for anything else."""
+        types = {"words": list, "level": str, "has_eos": bool, "lowercase": bool, "split_punctuation": bool}
+        if not isinstance(value, Mapping) or set(value) != set(types):
+            came = sorted(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+            raise InputError(f"vocabulary: expected an object with the keys {sorted(types)}, got {came}")
+        for key, kind in types.items():
+            if type(value[key]) is not kind:
+                raise InputError(f"vocabulary: {key} must be a {kind.__name__}, got {type(value[key]).__name__}")
+        for i, word in enumerate(value["words"]):
+            if type(word) is not str:
+                raise InputError(f"vocabulary: words must be strings, got {type(word).__name__} at id {i}")
+        return cls(**{**value, "words": tuple(value["words"])})
+
+
+def split_units(
+    text: str, *, level: Level = "word", lowercase: bool = False, split_punctuation: bool = True
+) -> list[str]:
+    """Cut one line into units.
+
+    At word level units stand between white space; ``split_punctuation`` peels punctuation and symbols (Unicode
+    categories P and S) off both edges of a word, each a unit of its own, and leaves those inside a word. At character
+    level every character of the stripped line is a unit, inner spaces too.
+
+    >>> split_units('"Old-fashioned," said the dog\\'s owner...')
+    ['"', 'Old-fashioned', ',', '"', 'said', 'the', "dog's", 'owner', '.', '.', '.']
+    >>> split_units(" a b ", level="char")
+    ['a', ' ', 'b']
+    """
+    if lowercase:
+        text = text.lower()
+    if level == "char":
+        return list(text.strip())
+    chunks = text.split()
+    return list(chain.from_iterable(map(_peel_punctuation, chunks))) if split_punctuation else chunks
+
+
+@lru_cache(maxsize=2**16)
+def _peel_punctuation(chunk: str) -> tuple[str, ...]:
+    """``skiing.`` -> ``skiing``, ``.``; punctuation inside a word stays, and so does UNK."""
+    if chunk == UNK:
+        return (chunk,)
+    start, end = 0, len(chunk)
+    while start < end and _is_punctuation(chunk[start]):
+        start += 1
+    while start < end and _is_punctuation(chunk[end - 1]):
+        end -= 1
+    middle = (chunk[start:end],) if start < end else ()
+    return (*chunk[:start], *middle, *chunk[end:])
+
+
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character)[0] in "PS"
+
+
+def check_level(level: str) -> None:
+    """InputError unless ``level`` is one of `Level`."""
+    if level not in get_args(Level):
+        raise InputError(f"level must be one of {', '.join(get_args(Level))}, got {level!r}")
+
+
+def check_cut(min_count: int, max_vocab: int | None) -> None:
+    """InputError unless the two options that cut a vocabulary make sense."""
+    if min_count < 1:
+        raise InputError(f"min_count must be at least 1, got {min_count}; 1 keeps every word")
+    if max_vocab is not None and max_vocab < 2:
+        raise InputError(f"max_vocab must be at least 2, got {max_vocab}; leave it out to keep every word")
