@@ -66,7 +66,7 @@ class CNNDiscriminator(Discriminator):
         self.pool, self.token_dropout, self.two_way_l2 = pool, token_dropout, two_way_l2
         # initial values as in the authors' program
         self.embedding = nn.Parameter(torch.empty(num_actions + 1, E).uniform_(-1, 1))
-        self.filters = nn.ParameterList([nn.init.trunc_normal_(torch.empty(w, E, f), std=0.1) for w, f in self.sizes])
+        self.filters = nn.ParameterList([_truncated_normal(torch.empty(w, E, f)) for w, f in self.sizes])
         self.filter_bias = nn.Parameter(torch.full((C,), 0.1))
         self.highway: nn.ModuleList | None = None
         if highway != "none":
@@ -77,7 +77,7 @@ class CNNDiscriminator(Discriminator):
                     nn.init.zeros_(layer.bias)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(C, 1 if two_way_l2 is None else 2)
-        nn.init.trunc_normal_(self.output.weight, std=0.1)
+        _truncated_normal(self.output.weight)
         nn.init.constant_(self.output.bias, 0.1)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
@@ -125,6 +125,11 @@ class CNNDiscriminator(Discriminator):
         if not self.two_way_l2:
             return 0.0
         return self.two_way_l2 * 0.5 * (self.output.weight.square().sum() + self.output.bias.square().sum())
+
+
+def _truncated_normal(tensor: Tensor) -> Tensor:
+    """N(0, 0.1^2) cut at two standard deviations, as TensorFlow's ``truncated_normal`` (torch's default: at +-2)."""
+    return nn.init.trunc_normal_(tensor, std=0.1, a=-0.2, b=0.2)
 
 
 def _check(

@@ -252,16 +252,43 @@ class Generator(nn.Module, ABC):
         logp_BT = self._token_log_prob(tokens_BT, tokens_BT.masked_fill(~is_token_BT, 0), options)
         return torch.where(is_token_BT, logp_BT, 0.0)
 
-    def _token_log_prob(self, tokens_BT: Tensor, targets_BT: Tensor, options: SamplingOptions) -> Tensor:
-        """Reference: one step at a time. ``targets_BT`` are the tokens with PAD replaced by 0."""
+    def logits(self, tokens_BT: Tensor) -> Tensor:
+        """Next-token logits before every token, (B, T, A): column t has read the tokens before t. Differentiable."""
         columns, state = [], self.initial_state(len(tokens_BT))
         last_B = tokens_BT.new_full((len(tokens_BT),), self.pad_id)
         for t in range(tokens_BT.shape[1]):
             logits_BA, state = self.step(last_B, state)
-            logp_BA = options.apply(logits_BA).log_softmax(dim=-1)
-            columns.append(logp_BA.gather(1, targets_BT[:, t : t + 1]).squeeze(1))
+            columns.append(logits_BA)
             last_B = tokens_BT[:, t]
         return torch.stack(columns, dim=1)
+
+    def features(self, tokens_BT: Tensor) -> Tensor:
+        """The first part of the state from which each token is predicted, (B, T, F): what a value head reads."""
+        columns, state = [], self.initial_state(len(tokens_BT))
+        last_B = tokens_BT.new_full((len(tokens_BT),), self.pad_id)
+        for t in range(tokens_BT.shape[1]):
+            state = self.step(last_B, state)[1]
+            columns.append(state[0])
+            last_B = tokens_BT[:, t]
+        return torch.stack(columns, dim=1)
+
+    def next_logits(self, prefixes_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Next-token logits (B, A) after the first ``lengths_B`` < T tokens, and the features (B, F) they were made
+        from, which are the first part of the state. Differentiable."""
+        logits, features, state = [], [], self.initial_state(len(prefixes_BT))
+        last_B = prefixes_BT.new_full((len(prefixes_BT),), self.pad_id)
+        for t in range(int(lengths_B.max()) + 1):
+            logits_BA, state = self.step(last_B, state)
+            logits.append(logits_BA)
+            features.append(state[0])
+            last_B = prefixes_BT[:, t]
+        rows_B = torch.arange(len(prefixes_BT), device=prefixes_BT.device)
+        return torch.stack(logits)[lengths_B, rows_B], torch.stack(features)[lengths_B, rows_B]
+
+    def _token_log_prob(self, tokens_BT: Tensor, targets_BT: Tensor, options: SamplingOptions) -> Tensor:
+        """Reference: one step at a time. ``targets_BT`` are the tokens with PAD replaced by 0."""
+        logp_BTA = options.apply(self.logits(tokens_BT)).log_softmax(dim=-1)
+        return logp_BTA.gather(2, targets_BT[:, :, None]).squeeze(2)
 
 
 generators: Registry[Callable[..., Generator]] = Registry("generator")
@@ -332,8 +359,8 @@ class LSTMGenerator(Generator):
         """A decoder with the input product tabulated and the softmax fused with the draw; general one for top-k/p."""
         return Decoder(self, options) if options.filters else _LSTMDecoder(self, options)
 
-    def hidden_states(self, tokens_BT: Tensor) -> Tensor:
-        """Hidden state from which token t is predicted, float32, (B, T, H): column t has read the tokens before t."""
+    def features(self, tokens_BT: Tensor) -> Tensor:
+        """Hidden state from which each token is predicted, (B, T, H): column t has read the tokens before t."""
         B, T = tokens_BT.shape
         read_BT = torch.cat([tokens_BT.new_full((B, 1), self.pad_id), tokens_BT[:, :-1]], dim=1)
         inputs_BTG = self.embedding[self._rows(read_BT)] @ self.input_weight
@@ -343,10 +370,20 @@ class LSTMGenerator(Generator):
             columns.append(state[0])
         return torch.stack(columns, dim=1)
 
+    def logits(self, tokens_BT: Tensor) -> Tensor:
+        """See :meth:`Generator.logits`."""
+        return self.features(tokens_BT) @ self.output_weight + self.output_bias
+
+    def next_logits(self, prefixes_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Generator.next_logits`; the output layer is applied once a row."""
+        rows_B = torch.arange(len(prefixes_BT), device=prefixes_BT.device)
+        hidden_BH = self.features(prefixes_BT[:, : int(lengths_B.max()) + 1])[rows_B, lengths_B]
+        return torch.addmm(self.output_bias, hidden_BH, self.output_weight), hidden_BH
+
     def _token_log_prob(self, tokens_BT: Tensor, targets_BT: Tensor, options: SamplingOptions) -> Tensor:
         if options.filters:
             return super()._token_log_prob(tokens_BT, targets_BT, options)
-        hidden_RH = self.hidden_states(tokens_BT).flatten(0, 1) / options.temperature
+        hidden_RH = self.features(tokens_BT).flatten(0, 1) / options.temperature
         bias_A = self.output_bias / options.temperature
         if options.forbidden:
             check_forbidden(options.forbidden, self.num_actions)
@@ -382,7 +419,7 @@ class _LSTMDecoder(Decoder):
             table_AG = torch.addmm(generator.gate_bias, generator.embedding, generator.input_weight)
             if generator.start_token is not None:
                 table_AG = torch.cat([table_AG, table_AG[generator.start_token, None]])
-            self._table_AG, self._recurrent_HG = table_AG, generator.recurrent_weight.detach()
+            self._table_AG, self._recurrent_HG = table_AG, generator.recurrent_weight.detach().clone()
             weight_HA = generator.output_weight / options.temperature
             bias_A = generator.output_bias / options.temperature
             # exp(logit) cannot overflow below this bound, since |hidden| <= 1; else subtract the maximum first
@@ -410,3 +447,19 @@ class _LSTMDecoder(Decoder):
                 weights_RV.sub_(weights_RV.amax(dim=1, keepdim=True))
             picks_R[rows] = pick_from_weights(weights_RV.exp_(), uniforms_R[rows])
         return picks_R, (hidden_RH, cell_RH)
+
+
+class UniformPolicy:
+    """Every action equally likely: the simplest rollout policy."""
+
+    def __init__(self, num_actions: int, has_eos: bool) -> None:
+        self.num_actions = num_actions
+        self.eos_id = num_actions - 1 if has_eos else None
+
+    def initial_state(self, batch_size: int) -> State:
+        """Nothing to remember."""
+        return ()
+
+    def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
+        """Equal logits, (B, A)."""
+        return torch.zeros(len(tokens_B), self.num_actions, device=tokens_B.device), state

@@ -5,7 +5,6 @@ in entropy from seed to seed, so each is named by a hash of its arrays, and no t
 """
 
 import hashlib
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +32,27 @@ class Oracle:
         self.source = source
         digest = hashlib.sha256(f"start {generator.start_token}".encode())
         for name, parameter in sorted(generator.named_parameters()):
-            digest.update(f"{name} {tuple(parameter.shape)}".encode() + parameter.detach().cpu().numpy().astype("<f4").tobytes())
+            digest.update(
+                f"{name} {tuple(parameter.shape)}".encode() + parameter.detach().cpu().numpy().astype("<f4").tobytes()
+            )
         self.hash: str = digest.hexdigest()[:16]
 
     @classmethod
     def from_seed(
-        cls, seed: int, *, vocab_size: int = 5000, sequence_length: int = 20, embedding_dim: int = 32, hidden_dim: int = 32
+        cls,
+        seed: int,
+        *,
+        vocab_size: int = 5000,
+        sequence_length: int = 20,
+        embedding_dim: int = 32,
+        hidden_dim: int = 32,
     ) -> "Oracle":
         """Weights from N(0, 1). The rule from seed to weights is frozen: numpy's legacy ``RandomState(seed)``, float64
         normals in the order of ``named_parameters``, each array in C order, rounded to float32."""
         check_task(vocab_size, sequence_length)
-        generator = LSTMGenerator(vocab_size, sequence_length, embedding_dim=embedding_dim, hidden_dim=hidden_dim)
+        if not 0 <= seed < 2**32:
+            raise InputError(f"the oracle's seed must lie in [0, 2^32), got {seed}")
+        generator = _unset(vocab_size, sequence_length, embedding_dim=embedding_dim, hidden_dim=hidden_dim)
         random_state = np.random.RandomState(seed)  # noqa: NPY002 - the one numpy stream that never changes
         with torch.no_grad():
             for _, parameter in generator.named_parameters():
@@ -67,7 +76,7 @@ class Oracle:
             form: np.concatenate([_array(path, arrays, form + gate, shape) for gate in _GATES], axis=-1)
             for form, shape in (("W", (E, H)), ("U", (H, H)), ("b", (H,)))
         }
-        generator = LSTMGenerator(V, sequence_length, embedding_dim=E, hidden_dim=H, start_token=0)
+        generator = _unset(V, sequence_length, embedding_dim=E, hidden_dim=H, start_token=0)
         weights = {
             "embedding": embedding,
             "input_weight": gates["W"],
@@ -115,33 +124,46 @@ def check_task(vocab_size: int, sequence_length: int) -> None:
         raise InputError(f"sequence_length must be at least 2 tokens, got {sequence_length}")
 
 
+def _unset(*args: Any, **options: Any) -> LSTMGenerator:
+    """A generator whose weights are about to be set: its own first draws leave torch's global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return LSTMGenerator(*args, **options)
+
+
 def _read_arrays(path: Path) -> dict[str, Any]:
     """All arrays of an .npz file, without running any code in it."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"oracle file {path} holds one bare array; expected an .npz archive of named arrays")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"oracle file {path} holds one bare array; expected an .npz archive of named arrays")
+        with archive:
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise InputError(f"oracle file {path} does not exist; give an .npz file or a seed (an integer)") from None
     except InputError:
         raise
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
-        hint = "pickled objects are refused" if "pickle" in str(error).lower() else "it may be damaged"
+    except Exception as error:  # a damaged archive fails in many ways: zlib.error, BadZipFile, EOFError, MemoryError...
+        hint = "or holds pickled objects, which are refused" if "pickle" in str(error).lower() else "it may be damaged"
         raise InputError(f"oracle file {path} is not an .npz archive of plain arrays ({hint})") from None
 
 
 def _array(path: Path, arrays: dict[str, Any], key: str, shape: tuple[int | None, ...]) -> np.ndarray:
     """One finite float32 array of this shape (None: any size)."""
     if key not in arrays:
-        raise InputError(f"oracle file {path} lacks the array {key!r}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+        raise InputError(
+            f"oracle file {path} lacks the array {key!r}; it holds {', '.join(sorted(arrays)) or 'nothing'}"
+        )
     array = arrays[key]
+    if not isinstance(array, np.ndarray):  # numpy hands out members without its header as bytes
+        raise InputError(f"oracle file {path}: {key!r} is not an array; the file may be damaged")
     if array.dtype.kind != "f":
         raise InputError(f"oracle file {path}: array {key!r} must hold floats, got {array.dtype}")
     fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
     if not fits or array.size == 0:
         wanted = "(" + ", ".join("any" if want is None else str(want) for want in shape) + ")"
         raise InputError(f"oracle file {path}: array {key!r} must have shape {wanted}, got {array.shape}")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise InputError(f"oracle file {path}: array {key!r} holds NaN or infinite values")
-    return array.astype(np.float32)
+        raise InputError(f"oracle file {path}: array {key!r} holds NaN or infinite values (as float32)")
+    return array

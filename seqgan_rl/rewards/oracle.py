@@ -37,7 +37,7 @@ class OracleLogRatio(Reward):
 
     def refresh(self, generator: Generator) -> None:
         """Take the ratio to this generator as it is now."""
-        self.generator = copy.deepcopy(generator).requires_grad_(False)
+        self.generator = copy.deepcopy(generator).eval().requires_grad_(False)
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """See :meth:`Reward.score`."""

@@ -1,0 +1,54 @@
+"""SeqGAN as reinforcement learning: Gymnasium environments, a reference agent, the GAN loop.
+
+Importing this package registers the environments ``SeqGAN/Oracle-v0``, ``SeqGAN/Corpus-v0`` and ``SeqGAN/Exact-v0``
+and loads nothing heavy; public names are loaded when first used.
+"""
+
+import importlib
+from typing import Any
+
+from gymnasium.envs.registration import register
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AdversarialCallback": "seqgan_rl.adversarial.callback",
+    "Corpus": "seqgan_rl.sequences",
+    "GeneratorPolicy": "seqgan_rl.agents.policy",
+    "InputError": "seqgan_rl.core.errors",
+    "LSTMGenerator": "seqgan_rl.models.generator",
+    "Oracle": "seqgan_rl.models.oracle",
+    "Reward": "seqgan_rl.rewards",
+    "RunConfig": "seqgan_rl.adversarial.config",
+    "SeqGAN": "seqgan_rl.agents.seqgan",
+    "Vocabulary": "seqgan_rl.sequences",
+    "discriminators": "seqgan_rl.discriminators",
+    "evaluate": "seqgan_rl.adversarial.results",
+    "generators": "seqgan_rl.models.generator",
+    "make_sb3_env": "seqgan_rl.envs.sb3",
+    "preset": "seqgan_rl.adversarial.config",
+    "rewards": "seqgan_rl.rewards",
+    "sample": "seqgan_rl.adversarial.results",
+    "train": "seqgan_rl.adversarial.trainer",
+}
+"""Public names and the modules they live in."""
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - names are loaded lazily, see __getattr__
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+for _name in ("Oracle", "Corpus", "Exact"):
+    register(
+        id=f"SeqGAN/{_name}-v0",
+        entry_point=f"seqgan_rl.envs.environment:{_name}Env",
+        vector_entry_point=f"seqgan_rl.envs.vector:{_name}VectorEnv",
+    )

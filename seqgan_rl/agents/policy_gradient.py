@@ -1,0 +1,63 @@
+"""The policy gradient of SeqGAN, Eqs. (6)-(8), and the baselines that may be subtracted from its action values.
+
+Letters: B sequences, T tokens each. ``is_action_BT`` marks the tokens that the agent chose: not the prompt, not PAD.
+"""
+
+import torch
+from torch import Tensor
+
+BASELINES = ("none", "rollout", "position_mean", "leave_one_out", "learned")
+
+
+def policy_gradient_loss(logp_BT: Tensor, weight_BT: Tensor, reduction: str = "mean") -> Tensor:
+    """Scalar whose gradient is minus Eq. (7): summed over t, averaged over B ("mean"), or summed over both ("sum", as
+    in the authors' program)."""
+    # an impossible token (logp -inf) has weight 0 only where it is no action; keep 0 * inf out of the sum
+    loss_B = -torch.where(weight_BT == 0, 0.0, logp_BT * weight_BT.detach()).sum(dim=1)
+    return loss_B.mean() if reduction == "mean" else loss_B.sum()
+
+
+def reward_to_go(reward_BT: Tensor) -> Tensor:
+    """Σ_{s≥t} r_s, (B, T): the action value that plain REINFORCE uses when nothing was rolled out."""
+    return reward_BT.flip(1).cumsum(dim=1).flip(1)
+
+
+def advantages(q_BT: Tensor, is_action_BT: Tensor, baseline: str, value_BT: Tensor | None = None) -> Tensor:
+    """Action values less a baseline that does not depend on the action, 0 where no action was taken.
+
+    Args:
+        q_BT: Q(Y_{1:t-1}, y_t).
+        is_action_BT: bool.
+        baseline: "none"; "rollout": Q of the step before, which estimates V of this state, and at the first action the
+            mean first value of the other sequences (unbiased); "position_mean": mean over the batch at this position
+            (scales the expected gradient by 1 - 1/n, n sequences at the position); "leave_one_out": the same mean
+            over the other sequences (unbiased); "learned": ``value_BT``.
+        value_BT: V(Y_{1:t-1}), for "learned".
+    """
+    count_T = is_action_BT.sum(dim=0)
+    total_T = torch.where(is_action_BT, q_BT, 0.0).sum(dim=0)
+    # mean over the others; a sequence that is alone at its position gets no baseline
+    others_BT = torch.where(count_T > 1, (total_T - q_BT) / (count_T - 1).clamp_min(1), 0.0)
+    match baseline:
+        case "none":
+            base_BT = torch.zeros_like(q_BT)
+        case "rollout":
+            has_previous_BT = torch.zeros_like(is_action_BT)
+            has_previous_BT[:, 1:] = is_action_BT[:, 1:] & is_action_BT[:, :-1]
+            base_BT = torch.where(has_previous_BT, q_BT.roll(1, dims=1), others_BT)
+        case "position_mean":
+            base_BT = total_T / count_T.clamp_min(1)
+        case "leave_one_out":
+            base_BT = others_BT
+        case "learned":
+            assert value_BT is not None
+            base_BT = value_BT
+        case _:
+            raise ValueError(f"baseline must be one of {', '.join(BASELINES)}; got {baseline!r}")
+    return torch.where(is_action_BT, q_BT - base_BT, 0.0)
+
+
+def normalised(advantage_BT: Tensor, is_action_BT: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """Divided by their root mean square over all actions plus epsilon, so that no variance stays no gradient."""
+    rms = (advantage_BT.square().sum() / is_action_BT.sum().clamp_min(1)).sqrt()
+    return advantage_BT / (rms + epsilon)

@@ -1,0 +1,277 @@
+"""SeqGAN (Yu et al., AAAI 2017) as a Stable-Baselines3 on-policy algorithm: Eqs. (6)-(8) on whole sequences.
+
+Differences from the paper, all optional: a baseline and normalised advantages (``weights="advantage"``, the default),
+the mean instead of the sum over the batch, an entropy bonus, a KL penalty to the generator at the start.
+Letters: B sequences, T tokens each.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from seqgan_rl.agents.policy import GeneratorPolicy
+from seqgan_rl.agents.policy_gradient import (
+    BASELINES,
+    advantages,
+    normalised,
+    policy_gradient_loss,
+    reward_to_go,
+)
+from seqgan_rl.models.generator import Generator
+
+Self = TypeVar("Self", bound="SeqGAN")
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Finished sequences and what was paid for them."""
+
+    tokens_BT: Tensor
+    """int64, PAD after the end."""
+    is_action_BT: Tensor
+    """bool: tokens that the agent chose (not the prompt, not PAD)."""
+    q_BT: Tensor
+    """Action values: the rollouts' where there are any, else the reward-to-go."""
+    return_B: Tensor
+    """Sum of the rewards of each sequence."""
+
+
+class SeqGAN(OnPolicyAlgorithm):
+    """The reference SeqGAN generator as an agent.
+
+    Args:
+        policy: :class:`GeneratorPolicy` or its name.
+        env: an environment of this library with observation "tokens", best ``make_sb3_env(id, shaping="deferred")``:
+            all rollouts of an episode then run in one batch. On the shaped environment the action values are the
+            running sums of the rewards (the same numbers); on an unshaped one the reward-to-go is used (REINFORCE).
+        learning_rate: Adam's step size; the authors' program uses 0.01, which is too large (see docs/results.md).
+        batch_size: sequences per update; a multiple of the number of sub-environments (None: one from each).
+        weights: "q" multiplies log-probabilities with Q as the paper does; "advantage" subtracts ``baseline``.
+        baseline: "rollout", "position_mean", "leave_one_out" or "learned", see
+            :func:`seqgan_rl.agents.policy_gradient.advantages`.
+        normalize: divide the weights by their root mean square.
+        loss: "mean" or "sum" over the batch.
+        max_grad_norm: global gradient norm limit; the share of updates it cut is logged.
+        ent_coef: weight of the mean entropy of the next-token distributions.
+        kl_coef: weight of their mean KL divergence from the generator as it was at the first update.
+        vf_coef: weight of the critic's squared error (baseline "learned").
+        policy_kwargs, stats_window_size, tensorboard_log, verbose, seed, device: as everywhere in SB3. ``has_eos`` and
+            ``forbidden`` are taken from the environment where ``policy_kwargs`` does not name them.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"GeneratorPolicy": GeneratorPolicy}
+    policy: GeneratorPolicy
+
+    def __init__(
+        self,
+        policy: str | type[GeneratorPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        *,
+        batch_size: int | None = None,
+        weights: str = "advantage",
+        baseline: str = "rollout",
+        normalize: bool = True,
+        loss: str = "mean",
+        max_grad_norm: float = 5.0,
+        ent_coef: float = 0.0,
+        kl_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if weights not in ("q", "advantage"):
+            raise ValueError(f'weights must be "q" or "advantage", got {weights!r}')
+        if baseline not in BASELINES:
+            raise ValueError(f"baseline must be one of {', '.join(BASELINES)}; got {baseline!r}")
+        if loss not in ("mean", "sum"):
+            raise ValueError(f'loss must be "mean" or "sum", got {loss!r}')
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=1,
+            gamma=1.0,
+            gae_lambda=1.0,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=False,
+            sde_sample_freq=-1,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.batch_size, self.weights, self.baseline = batch_size, weights, baseline
+        self.normalize, self.loss, self.kl_coef = normalize, loss, kl_coef
+        self.reference: Generator | None = None
+        self.batch: SequenceBatch | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        if self.env is not None:
+            per_env, rest = divmod(self.batch_size or self.n_envs, self.n_envs)
+            if rest or per_env < 1:
+                raise ValueError(f"batch_size must be a multiple of the {self.n_envs} sub-environments, got {self.batch_size}")
+            for name in ("has_eos", "forbidden"):
+                if name not in self.policy_kwargs and self.env.has_attr(name):
+                    self.policy_kwargs[name] = self.env.get_attr(name, indices=0)[0]
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.rollout_buffer = None  # type: ignore[assignment] # whole sequences are kept in self.batch instead
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer | None, n_rollout_steps: int
+    ) -> bool:
+        """Play ``batch_size`` whole sequences, equally many in each sub-environment (the first B to finish would be
+        the short ones). Returns False if a callback asked to stop."""
+        self.policy.set_training_mode(False)
+        callback.on_rollout_start()
+        if env.has_attr("hold_finished"):
+            env.set_attr("hold_finished", True)
+        passes = [self._play_one_each(env, callback) for _ in range((self.batch_size or env.num_envs) // env.num_envs)]
+        if env.has_attr("hold_finished"):
+            env.set_attr("hold_finished", False)
+        parts = [part for part in passes if part is not None]
+        if len(parts) < len(passes):
+            return False
+        self.batch = SequenceBatch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        self.logger.record("agent/reward", float(self.batch.return_B.mean()))
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _play_one_each(self, env: VecEnv, callback: BaseCallback) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """One sequence from every sub-environment: tokens, action marks, action values and returns."""
+        B, T = env.num_envs, self.policy.sequence_length
+        obs = env.reset()
+        is_prompt_BT = np.asarray(obs) != self.policy.num_actions
+        tokens_BT = np.zeros((B, T), dtype=np.int64)
+        reward_BT, q_BT = np.zeros((2, B, T), dtype=np.float32)
+        position_B, is_playing_B = is_prompt_BT.sum(axis=1), np.ones(B, dtype=np.bool_)
+        has_values = True
+        while is_playing_B.any():
+            actions_B, _, _ = self.policy(obs_as_tensor(obs, self.device))
+            obs, rewards_B, dones_B, infos = env.step(actions_B.cpu().numpy())
+            self.num_timesteps += int(is_playing_B.sum())
+            callback.update_locals({**locals(), "rewards": rewards_B, "dones": dones_B & is_playing_B, "new_obs": obs})
+            if not callback.on_step():
+                return None
+            self._update_info_buffer(infos, dones_B)
+            playing = np.flatnonzero(is_playing_B)
+            reward_BT[playing, position_B[playing]] = rewards_B[playing]
+            position_B[playing] += 1
+            for row in np.flatnonzero(is_playing_B & dones_B):
+                info = infos[row]
+                if info.get("TimeLimit.truncated", False):
+                    raise ValueError(
+                        "SeqGAN needs whole sequences, but the environment truncated one; make it without "
+                        "max_episode_steps, or with a smaller sequence_length"
+                    )
+                tokens_BT[row] = info["terminal_observation"]
+                if "action_value" in info:
+                    q_BT[row] = info["action_value"]
+                else:
+                    has_values = False
+                is_playing_B[row] = False
+        tokens, is_prompt, q, reward = (torch.from_numpy(a) for a in (tokens_BT, is_prompt_BT, q_BT, reward_BT))
+        is_action = (tokens != self.policy.num_actions) & ~is_prompt
+        q = q if has_values else torch.where(is_action, reward_to_go(reward), 0.0)
+        return tuple(part.to(self.device) for part in (tokens, is_action, q, reward.sum(dim=1)))  # type: ignore[return-value]
+
+    def train(self) -> None:
+        """One gradient step on the sequences just played, Eqs. (7)-(8)."""
+        assert self.batch is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        loss = self._loss(self.batch)
+        self.policy.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError("the policy gradient is not finite; lower the learning rate or check the reward")
+        self.policy.optimizer.step()
+        self._n_updates += 1
+        self.logger.record("agent/loss", float(loss.detach()))
+        self.logger.record("agent/gradient_norm", float(norm))
+        self.logger.record("agent/was_clipped", float(norm > self.max_grad_norm))
+        self.logger.record("agent/updates", self._n_updates)
+
+    def _loss(self, batch: SequenceBatch) -> Tensor:
+        """The loss of one batch; its gradient is minus the estimate of Eq. (7), plus the optional terms."""
+        is_action_BT = batch.is_action_BT
+        logp_BT = self.policy.sequence_log_prob(batch.tokens_BT)
+        learned = self.weights == "advantage" and self.baseline == "learned"
+        value_BT = self.policy.sequence_values(batch.tokens_BT) if learned else None
+        weight_BT = advantages(
+            batch.q_BT,
+            is_action_BT,
+            "none" if self.weights == "q" else self.baseline,
+            None if value_BT is None else value_BT.detach(),
+        )
+        self.logger.record("agent/weight_spread", float(weight_BT[is_action_BT].std()))
+        if self.normalize:
+            weight_BT = normalised(weight_BT, is_action_BT)
+        loss = policy_gradient_loss(logp_BT, weight_BT, self.loss)
+        logp_of_actions = logp_BT.detach()[is_action_BT]
+        self.logger.record("agent/entropy_sampled", -float(logp_of_actions.mean()))
+        if value_BT is not None:
+            loss = loss + self.vf_coef * (value_BT - batch.q_BT)[is_action_BT].square().mean()
+        if self.ent_coef or self.kl_coef:
+            loss = loss + self._regularisation(batch)
+        return loss
+
+    def _regularisation(self, batch: SequenceBatch) -> Tensor:
+        """- ent_coef * entropy + kl_coef * KL(policy || reference), means over actions, exact over the vocabulary."""
+        if self.reference is None:
+            self.reference = copy.deepcopy(self.policy.generator).requires_grad_(False)
+        reshape, is_action_BT = self.policy.sampling_options.apply, batch.is_action_BT
+        logp_RA = reshape(self.policy.generator.logits(batch.tokens_BT)[is_action_BT]).log_softmax(dim=-1)
+        with torch.no_grad():
+            reference_RA = reshape(self.reference.logits(batch.tokens_BT)[is_action_BT]).log_softmax(dim=-1)
+        probs_RA, is_impossible_RA = logp_RA.exp(), torch.isinf(logp_RA)
+        logp_RA = logp_RA.masked_fill(is_impossible_RA, 0.0)  # 0 log 0 = 0, also in the gradient
+        entropy = -(probs_RA * logp_RA).sum(dim=1).mean()
+        kl = (probs_RA * (logp_RA - reference_RA.masked_fill(is_impossible_RA, 0.0))).sum(dim=1).mean()
+        self.logger.record("agent/entropy", float(entropy.detach()))
+        self.logger.record("agent/kl_to_start", float(kl.detach()))
+        return self.kl_coef * kl - self.ent_coef * entropy
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "SeqGAN",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """As everywhere in SB3; whole sequences are played, so up to one batch more than ``total_timesteps``."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "batch", "reference"]

@@ -1,0 +1,206 @@
+"""The native vector environment: B prefixes step as one array, and all rollouts of a step run in one batch.
+
+Equal, seed for seed, to ``SyncVectorEnv`` of single environments: each sub-environment has its own random generator.
+Letters: B sub-environments, T tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from seqgan_rl.envs.environment import METADATA, TaskHolder, as_raster, as_text, sequence_info
+from seqgan_rl.envs.observations import action_mask, encode, observation_space, pick_row
+from seqgan_rl.envs.options import CorpusOptions, EnvOptions, ExactOptions, OracleOptions
+
+
+class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
+    """Token-by-token generation of ``num_envs`` sequences; see :class:`~seqgan_rl.envs.environment.SequenceEnv`.
+
+    Args:
+        num_envs: B.
+        autoreset_mode: NEXT_STEP (Gymnasium's default), SAME_STEP or DISABLED.
+        max_episode_steps: truncate after so many steps; None does not.
+        render_mode: None, "ansi" or "rgb_array".
+        **options: as of the single environment.
+
+    ``reset(options={"prefix": ...})`` takes one prompt for all, or a list of B prompts.
+    """
+
+    options_class: ClassVar[type[EnvOptions]] = EnvOptions
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps}")
+        TaskHolder.__init__(self, self.options_class(**options), num_envs)
+        self.num_envs, self.render_mode, self.max_episode_steps = num_envs, render_mode, max_episode_steps
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
+        self.single_action_space = gym.spaces.Discrete(self.task.num_actions)
+        self.single_observation_space = observation_space(self.options.observation, self.task)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._rngs: list[np.random.Generator] = [gym.utils.seeding.np_random(None)[0] for _ in range(num_envs)]
+        self._needs_reset_B = np.ones(num_envs, dtype=np.bool_)
+        self._held_B = np.zeros(num_envs, dtype=np.bool_)
+        self.hold_finished = False
+        """SAME_STEP only: a sub-environment that ends waits at its new start, ignoring actions, until
+        :meth:`release`; whoever wants one sequence from each loses no rollouts on a second."""
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start new sequences; ``seed`` int seeds sub-environment i with seed + i. ``options["reset_mask"]`` (bool,
+        (B,)) restarts only some; ``options["prefix"]`` gives prompts."""
+        options = dict(options or {})
+        rows = self._rows_to_reset(options.pop("reset_mask", None))
+        seeds: Sequence[int | None]
+        if seed is None or isinstance(seed, int | np.integer):
+            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = seed
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed must be an int or {self.num_envs} of them, got {len(seeds)}")
+        prefixes = self._prefixes(options.get("prefix", []))
+        for row in rows:
+            if seeds[row] is not None:
+                self._rngs[row] = gym.utils.seeding.np_random(seeds[row])[0]
+            self.episodes.begin(row, prefixes[row])
+        self._needs_reset_B[rows] = False
+        self._held_B[rows] = False
+        return self._observations(), self._infos()
+
+    def step(
+        self, actions: Any
+    ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Append one token to every sub-environment, following the autoreset mode."""
+        mode, waiting_B = self.autoreset_mode, self._needs_reset_B.copy()
+        if mode != AutoresetMode.NEXT_STEP and waiting_B.any():
+            raise RuntimeError(
+                f"sub-environment {int(waiting_B.argmax())} has ended or not begun; call "
+                'reset(options={"reset_mask": ...}) for those that ended before the next step()'
+            )
+        active_B = ~waiting_B & ~self._held_B
+        actions_B = self.episodes.check_actions(actions, active_B)
+        for row in np.flatnonzero(waiting_B):
+            self.episodes.begin(row)
+        result = self.episodes.advance(actions_B, active_B, self._rngs, self.reward, self.policy_in_use())
+        terminated_B = result.ended_B
+        steps_B = self.episodes.lengths_B - self.episodes.start_B
+        truncated_B = active_B & ~terminated_B & (steps_B == self.max_episode_steps)
+        ended_B = terminated_B | truncated_B
+
+        endings = {}
+        for row in np.flatnonzero(terminated_B):
+            endings[row] = {"sequence_reward": float(result.sequence_reward_B[row])}
+            if result.action_value_BT is not None:
+                endings[row]["action_value"] = result.action_value_BT[row]
+        if mode == AutoresetMode.SAME_STEP:
+            infos = self._reset_same_step(ended_B, endings)
+        else:
+            infos = self._infos()
+            for row, info in endings.items():
+                infos = self._add_info(infos, info, row)
+            self._needs_reset_B = ended_B.copy()
+        return self._observations(), result.reward_B, terminated_B, truncated_B, infos
+
+    def release(self) -> None:
+        """Let the sub-environments that were held at their start go on."""
+        self._held_B[:] = False
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which actions may be taken, bool, (B, num_actions)."""
+        return np.tile(action_mask(self.task).astype(np.bool_), (self.num_envs, 1))
+
+    def render(self) -> tuple[Any, ...] | None:
+        """One frame per sub-environment."""
+        if self.render_mode not in ("ansi", "rgb_array"):
+            return None
+        draw = as_text if self.render_mode == "ansi" else as_raster
+        return tuple(draw(self.task, tokens_T) for tokens_T in self.episodes.tokens_BT)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Prefixes, random states and stored values, mid-episode too."""
+        return {
+            **self.episodes.state_dict(),
+            "needs_reset": self._needs_reset_B.copy(),
+            "held": self._held_B.copy(),
+            "rngs": [rng.bit_generator.state for rng in self._rngs],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        self.episodes.load_state_dict(state)
+        self._needs_reset_B[:], self._held_B[:] = state["needs_reset"], state["held"]
+        for rng, rng_state in zip(self._rngs, state["rngs"], strict=True):
+            rng.bit_generator.state = rng_state
+
+    def _reset_same_step(self, ended_B: NDArray[np.bool_], endings: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+        """Begin the ended rows anew; infos hold what they ended with."""
+        final = self._observations() if ended_B.any() else None
+        infos: dict[str, Any] = {}
+        for row in np.flatnonzero(ended_B):
+            final_info = {**sequence_info(self.task), **endings.get(row, {})}
+            infos = self._add_info(infos, {"final_obs": pick_row(final, row), "final_info": final_info}, row)
+            self.episodes.begin(row)
+        self._held_B |= ended_B & self.hold_finished
+        return {**infos, **self._infos()}
+
+    def _rows_to_reset(self, mask: Any) -> NDArray[np.int64]:
+        if mask is None:
+            return np.arange(self.num_envs)
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+            raise ValueError(f'options["reset_mask"] must be a bool array of shape ({self.num_envs},), got {mask!r:.80}')
+        if not mask.any():
+            raise ValueError('options["reset_mask"] must be True for at least one sub-environment')
+        return np.flatnonzero(mask)
+
+    def _prefixes(self, prefix: Any) -> list[list[int]]:
+        """One prompt per sub-environment."""
+        is_many = len(prefix) > 0 and all(isinstance(part, Sequence | np.ndarray) for part in prefix)
+        if not is_many:
+            return [self.episodes.check_prefix(prefix)] * self.num_envs
+        if len(prefix) != self.num_envs:
+            raise ValueError(f'options["prefix"] must be one prompt or {self.num_envs} of them, got {len(prefix)}')
+        return [self.episodes.check_prefix(part) for part in prefix]
+
+    def _observations(self) -> Any:
+        return encode(self.options.observation, self.task, self.episodes.tokens_BT, self.episodes.lengths_B)
+
+    def _infos(self) -> dict[str, Any]:
+        if not self.task.forbidden:
+            return {}
+        mask_BA = np.tile(action_mask(self.task), (self.num_envs, 1))
+        return {"action_mask": mask_BA, "_action_mask": np.ones(self.num_envs, dtype=np.bool_)}
+
+
+class OracleVectorEnv(SequenceVectorEnv):
+    """``gym.make_vec("SeqGAN/Oracle-v0", num_envs=64)``."""
+
+    options_class = OracleOptions
+
+
+class CorpusVectorEnv(SequenceVectorEnv):
+    """``gym.make_vec("SeqGAN/Corpus-v0", num_envs=64)``."""
+
+    options_class = CorpusOptions
+
+
+class ExactVectorEnv(SequenceVectorEnv):
+    """``gym.make_vec("SeqGAN/Exact-v0", num_envs=64)``."""
+
+    options_class = ExactOptions

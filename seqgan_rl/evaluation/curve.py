@@ -1,0 +1,188 @@
+"""The temperature curve of a model, and the gap of another model to it: the headline score.
+
+A sharper softmax buys NLL_oracle with NLL_test, so a lower NLL_oracle proves nothing by itself (Caccia et al.,
+"Language GANs Falling Short", arXiv:1811.02549). The gap asks for more than temperature gives: NLL_oracle minus that of
+the early-stopped MLE at the temperature where its NLL_test is the same.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqgan_rl.evaluation.scores import Evaluator, Scores, combined_error
+from seqgan_rl.models.generator import Generator
+
+DEFAULT_TEMPERATURES: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(8, 31))
+"""0.4 to 1.5, divisors of the logits (the pilot's tau multiplies: 2.5 to 0.67)."""
+
+PIECES = 64
+"""Straight pieces that the curve is drawn with between two measured temperatures."""
+
+Kind = Literal["nll_oracle at equal nll_test", "nll_test at equal nll_oracle"]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """How far a model is from a temperature curve, nats per token; below 0 is better than temperature."""
+
+    value: float | None = None
+    """None where the curve has no such point: nothing is extrapolated."""
+    standard_error: float | None = None
+    """Over sequences, by the delta method: errors of model and curve in the score that is compared, and slope times
+    those in the score that is held equal, all paired by sequence where the two models were scored together."""
+    kind: Kind | None = None
+    """Which score is compared, and which is held equal."""
+    temperature: float | None = None
+    """Where the curve holds that score: evaluate the MLE at this temperature to check the gap."""
+    reason: str = ""
+    """Why there is no value."""
+
+    def __post_init__(self) -> None:
+        whole = {part is None for part in (self.value, self.standard_error, self.kind, self.temperature)}
+        if len(whole) > 1 or (self.value is None) != bool(self.reason):
+            raise ValueError(f"a gap has a value with error, kind and temperature, or else a reason, got {self}")
+
+
+@dataclass(frozen=True)
+class TemperatureCurve:
+    """Scores of one model at several temperatures, drawn as a curve NLL_oracle against NLL_test.
+
+    Between the measured temperatures NLL_oracle is linear in the temperature. NLL_test, which is measured without
+    sampling noise (same held-out sequences) and is convex in 1/temperature, is a cubic Hermite curve: a straight line
+    would cut the corner at its least, where NLL_oracle falls steeply, and flatter the model that is compared.
+    """
+
+    temperatures: tuple[float, ...]
+    """Rising."""
+    points: tuple[Scores, ...]
+    """Scores at these temperatures."""
+
+    def __post_init__(self) -> None:
+        if len(self.temperatures) != len(self.points):
+            raise ValueError(f"one temperature a point, got {len(self.temperatures)} and {len(self.points)}")
+        if len(self.temperatures) < 3 or not (np.diff(self.temperatures) > 0).all():
+            raise ValueError(f"temperatures must be at least 3, rising, got {self.temperatures}")
+        for point in self.points:
+            check_comparable(self.points[0], point)
+
+    @classmethod
+    def measure(
+        cls, generator: Generator, evaluator: Evaluator, temperatures: Sequence[float] = DEFAULT_TEMPERATURES
+    ) -> "TemperatureCurve":
+        """Score the generator at each temperature, always with the evaluator's seed, so that neighbours are paired."""
+        rising = tuple(sorted(set(temperatures)))
+        return cls(rising, tuple(evaluator.scores(generator, temperature=temperature) for temperature in rising))
+
+    @property
+    def sharp(self) -> tuple[Scores, ...]:
+        """The sharp branch: points at or below the temperature with the least NLL_test."""
+        return self.points[: int(np.argmin([point.nll_test for point in self.points])) + 1]
+
+    def gap(self, scores: Scores) -> Gap:
+        """Compare a model with the curve.
+
+        NLL_oracle at equal NLL_test, on the sharp branch. A model with less NLL_test than the curve's least is compared
+        in NLL_test at equal NLL_oracle, on the whole curve (NLL_oracle rises with the temperature all along it). Where
+        noise lets the curve meet the line more than once, the meeting that favours the curve counts.
+        """
+        check_comparable(self.points[0], scores)
+        if scores.nll_oracle is None:
+            return Gap(reason="there is no oracle")
+        temperatures, nll_test, nll_oracle = self.drawn
+        if not np.isfinite([scores.nll_test, scores.nll_oracle, *nll_test, *nll_oracle]).all():
+            return Gap(reason="a score is not a finite number")
+        least = int(nll_test.argmin())
+        if scores.nll_test >= nll_test[least]:
+            meeting = _read_off(nll_test[: least + 1], nll_oracle[: least + 1], scores.nll_test)
+            if meeting is None:
+                return Gap(
+                    reason=f"its nll_test {scores.nll_test:.3f} is above {nll_test[0]:.3f}, the largest of the curve's "
+                    f"sharp branch, at temperature {temperatures[0]:g}"
+                )
+            return self._gap(scores, "nll_oracle", "nll_test", *meeting)
+        meeting = _read_off(nll_oracle, nll_test, scores.nll_oracle)
+        if meeting is None:
+            return Gap(
+                reason=f"its nll_test is below the curve's least and its nll_oracle {scores.nll_oracle:.3f} outside "
+                f"the curve's {nll_oracle.min():.3f} to {nll_oracle.max():.3f}"
+            )
+        return self._gap(scores, "nll_test", "nll_oracle", *meeting)
+
+    def _gap(self, scores: Scores, compared: str, equal: str, position: float, value: float, slope: float) -> Gap:
+        """The gap at a place on the drawn curve, where it has ``value`` in the compared score."""
+        temperatures = self.drawn[0]
+        temperature = float(np.interp(position, np.arange(len(temperatures)), temperatures))
+        i = min(int(np.searchsorted(self.temperatures, temperature, side="right")), len(self.points) - 1) - 1
+        sharper, flatter = self.points[i], self.points[i + 1]
+        w = (temperature - self.temperatures[i]) / (self.temperatures[i + 1] - self.temperatures[i])
+        terms = [
+            (sign * weight, point, metric)
+            for sign, metric in ((1.0, compared), (-slope, equal))
+            for weight, point in ((1.0, scores), (w - 1.0, sharper), (-w, flatter))
+        ]
+        return Gap(
+            value=getattr(scores, compared) - value,
+            standard_error=combined_error(terms),
+            kind="nll_oracle at equal nll_test" if compared == "nll_oracle" else "nll_test at equal nll_oracle",
+            temperature=temperature,
+        )
+
+    @cached_property
+    def drawn(self) -> tuple[Array, Array, Array]:
+        """Temperatures, NLL_test and NLL_oracle along the drawn curve; the measured points are among them."""
+        knots = np.array(self.temperatures)
+        pieces = [np.linspace(a, b, PIECES, endpoint=False) for a, b in pairwise(knots)]
+        temperatures = np.concatenate([*pieces, knots[-1:]])
+        nll_oracle = [math.nan if point.nll_oracle is None else point.nll_oracle for point in self.points]
+        return (
+            temperatures,
+            _hermite(temperatures, knots, np.array([point.nll_test for point in self.points])),
+            np.interp(temperatures, knots, nll_oracle),
+        )
+
+
+def temperature_curve(
+    generator: Generator, temperatures: Sequence[float], test_BT: Tensor, **options: Any
+) -> TemperatureCurve:
+    """The curve of one generator; ``options`` as for :class:`~seqgan_rl.evaluation.scores.Evaluator`."""
+    return TemperatureCurve.measure(generator, Evaluator(test_BT, **options), temperatures)
+
+
+def check_comparable(one: Scores, other: Scores) -> None:
+    """Raise ValueError if the two were measured with different things."""
+    differences = one.signature.differences(other.signature)
+    if differences:
+        raise ValueError(f"scores of different signatures cannot be compared ({'; '.join(differences)})")
+
+
+def _hermite(x: Array, knots: Array, values: Array) -> Array:
+    """Cubic Hermite interpolation with second-order slopes; exact for parabolas."""
+    slopes = np.gradient(values, knots, edge_order=2)
+    i = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2)
+    step = knots[i + 1] - knots[i]
+    s = (x - knots[i]) / step
+    left = (1 + 2 * s) * values[i] + s * step * slopes[i]
+    right = (3 - 2 * s) * values[i + 1] - (1 - s) * step * slopes[i + 1]
+    result: Array = (1 - s) ** 2 * left + s**2 * right
+    return result
+
+
+def _read_off(x: Array, y: Array, target: float) -> tuple[float, float, float] | None:
+    """Where a polyline has x = target, at the least y if there are several: (position in pieces, y, slope dy/dx)."""
+    meets = ((x[:-1] - target) * (x[1:] - target) <= 0) & (x[:-1] != x[1:])
+    i = meets.nonzero()[0]
+    if len(i) == 0:
+        return None
+    slope = (y[i + 1] - y[i]) / (x[i + 1] - x[i])
+    at = y[i] + slope * (target - x[i])
+    best = int(at.argmin())
+    along = (target - x[i[best]]) / (x[i[best] + 1] - x[i[best]])
+    return float(i[best] + along), float(at[best]), float(slope[best])

@@ -1,0 +1,217 @@
+"""Learning curves, and quality against coverage: drawn without pyplot, written whole as PNG and SVG.
+
+Colours are Okabe and Ito's (told apart with every common colour blindness); models also differ in marker or dash.
+"""
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqgan_rl.evaluation.curve import TemperatureCurve
+from seqgan_rl.evaluation.report import Row, RowLike
+
+if TYPE_CHECKING:  # importing matplotlib costs a second: only who draws pays
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+DASHES = ("solid", "dashed", "dotted", "dashdot")
+CURVE_COLOUR = "#777777"
+
+PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("NLL_oracle, nats per token", ("eval/nll_oracle",)),
+    ("NLL_test, nats per token", ("eval/nll_test",)),
+    ("entropy, nats per token", ("eval/entropy",)),
+    ("distinct tokens", ("eval/distinct_tokens",)),
+    ("discriminator", ("discriminator/auc", "discriminator/accuracy")),
+    ("discriminator loss, nats", ("discriminator/loss",)),
+    ("reward", ("agent/reward",)),
+)
+"""What :func:`learning_curves` draws: the label of a panel, and the metrics in it."""
+
+HORIZONTAL = {"round": "adversarial round", "tokens": "tokens", "step": "step"}
+"""Keys that can be the horizontal axis, the preferred first."""
+
+CLOSE_UP = ("MLE", "MLE continued", "MLE at equal coverage", "SeqGAN")
+"""Rows that the close-up of :func:`quality_coverage` is cut around."""
+
+
+def learning_curves(records: Sequence[Mapping[str, Any]], path: str | Path) -> tuple[Path, Path]:
+    """Draw a panel for each metric that the records hold, one line for each "agent".
+
+    Args:
+        records: rows of ``metrics.jsonl``: "round" (or "tokens", "step"), metrics by name as in `PANELS`, and "agent"
+            where the records of several are mixed. Each record may hold only some metrics.
+        path: where to write; ``.png`` and ``.svg`` are put in the suffix's place.
+
+    Returns:
+        The two files.
+    """
+    axis = next((key for key in HORIZONTAL if any(key in record for record in records)), None)
+    measured = {key for record in records if axis in record for key, value in record.items() if _is_number(value)}
+    panels = [(label, keys) for label, keys in PANELS if measured.intersection(keys)]
+    if axis is None or not panels:
+        raise ValueError(
+            f"records must hold one of {', '.join(HORIZONTAL)} and one of "
+            f"{', '.join(key for _, keys in PANELS for key in keys)}; got {len(records)} records without"
+        )
+    agents = list(dict.fromkeys(str(record.get("agent", "")) for record in records))
+    columns = min(len(panels), 4)
+    rows = math.ceil(len(panels) / columns)
+    figure = _figure(3.2 * columns, 2.5 * rows + 0.5)
+    for i, (label, keys) in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        present = [key for key in keys if key in measured]
+        for a, agent in enumerate(agents):
+            own = [record for record in records if axis in record and str(record.get("agent", "")) == agent]
+            for k, key in enumerate(present):
+                points = [(record[axis], record[key]) for record in own if _is_number(record.get(key))]
+                if points:
+                    axes.plot(
+                        *zip(*points, strict=True),
+                        color=COLOURS[a % len(COLOURS)],
+                        linestyle=DASHES[(k if len(present) > 1 else a) % len(DASHES)],
+                        marker="o" if len(points) <= 12 else "",
+                        markersize=3,
+                        linewidth=1.4,
+                        label=agent if k == 0 else None,
+                    )
+        if len(present) > 1:
+            label += ": " + ", ".join(f"{key.rsplit('/')[-1]} {DASHES[k]}" for k, key in enumerate(present))
+        _dress(axes, title=label, xlabel=HORIZONTAL[axis] if i >= len(panels) - columns else "")
+    if len(agents) > 1:
+        _legend(figure)
+    return _write(figure, path)
+
+
+def quality_coverage(curve: TemperatureCurve, rows: Sequence[RowLike], path: str | Path) -> tuple[Path, Path]:
+    """Draw models as points (NLL_test, NLL_oracle) and the MLE's temperature curve; lower and further left is better.
+
+    Bars are two standard errors of NLL_oracle; NLL_test has none, for all models are scored on the same sequences. Left
+    all models, right a close-up of the MLE and SeqGAN. A row "uniform" is left out: it would squeeze everything else.
+
+    Args:
+        curve: the MLE at several temperatures, scored with an oracle.
+        rows: models as for :func:`~seqgan_rl.evaluation.report.score_table`.
+        path: where to write; ``.png`` and ``.svg`` are put in the suffix's place.
+    """
+    if any(point.nll_oracle is None for point in curve.points):
+        raise ValueError("curve must have nll_oracle at every temperature; this figure needs an oracle")
+    shown = [row for row in map(lambda row: Row(*row), rows) if row.name != "uniform" and _finite(row)]
+    near = [row for row in shown if row.name in CLOSE_UP]
+    panels = ["all models", "close-up"] if near and len(shown) > 1 else ["all models"]
+    figure = _figure(5.2 * len(panels), 4.8)
+    for i, title in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), i + 1)
+        _, nll_test, nll_oracle = curve.drawn
+        axes.plot(nll_test, nll_oracle, color=CURVE_COLOUR, linewidth=1.2, label="MLE temperature curve", zorder=1)
+        for r, row in enumerate(shown):
+            assert row.scores is not None
+            assert row.scores.nll_oracle is not None
+            axes.errorbar(
+                row.scores.nll_test,
+                row.scores.nll_oracle,
+                yerr=2 * row.scores.standard_errors["nll_oracle"],
+                fmt=MARKERS[r % len(MARKERS)],
+                color=COLOURS[r % len(COLOURS)],
+                markersize=7,
+                elinewidth=1,
+                label=row.name,
+                zorder=2,
+            )
+        if title == "close-up":
+            _cut_around(axes, near)
+        _dress(axes, title=title, xlabel="NLL_test, nats per token (coverage)")
+        if i == 0:
+            axes.set_ylabel("NLL_oracle, nats per token (quality)", fontsize=9)
+    _legend(figure)
+    figure.draw_without_rendering()  # settles the layout, which labels are placed by
+    for axes in figure.axes:
+        _label_temperatures(axes, curve)
+    return _write(figure, path)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _finite(row: Row) -> bool:
+    scores = row.scores
+    return scores is not None and scores.nll_oracle is not None and math.isfinite(scores.nll_oracle + scores.nll_test)
+
+
+def _cut_around(axes: "Axes", rows: Sequence[Row]) -> None:
+    """Limits that hold these rows with room to spare."""
+    for set_limits, metric in ((axes.set_xlim, "nll_test"), (axes.set_ylim, "nll_oracle")):
+        values = [float(getattr(row.scores, metric)) for row in rows]
+        room = max(0.3 * (max(values) - min(values)), 0.02 * max(map(abs, values)), 1e-3)
+        set_limits(min(values) - room, max(values) + room)
+
+
+def _label_temperatures(axes: "Axes", curve: TemperatureCurve) -> None:
+    """Mark the measured temperatures on the curve; write beside it 1 first, then round ones, and none over another."""
+    line = [(p.nll_test, p.nll_oracle or 0.0, t) for p, t in zip(curve.points, curve.temperatures, strict=True)]
+    visible, taken = axes.get_window_extent(), list[tuple[float, float]]()
+    for x, y, t in sorted(line, key=lambda point: (point[2] != 1, round(point[2] * 10, 6) % 1 > 0)):
+        px, py = axes.transData.transform((x, y))
+        if not visible.contains(px, py):
+            continue
+        axes.plot(x, y, ".", color=CURVE_COLOUR, markersize=4, zorder=1)
+        if all(math.hypot(px - qx, py - qy) > 34 for qx, qy in taken):
+            taken.append((px, py))
+            axes.annotate(
+                f"T={t:g}", (x, y), (-5, -9), textcoords="offset points", ha="right", fontsize=7, color="#555555"
+            )
+
+
+def _dress(axes: "Axes", *, title: str, xlabel: str) -> None:
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.set_xlabel(xlabel, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#dddddd", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def _legend(figure: "Figure") -> None:
+    """One legend under all panels, each name once."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= {label: handle for handle, label in zip(handles, labels, strict=True) if label not in entries}
+    handles, labels = list(entries.values()), list(entries)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+
+
+def _write(figure: "Figure", path: str | Path) -> tuple[Path, Path]:
+    """``path`` as .png and .svg; each appears whole or not at all, and the same figure gives the same SVG."""
+    import matplotlib
+
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in (".png", ".svg") else path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "seqgan_rl"}):
+        for kind, target in zip(("png", "svg"), _targets(stem), strict=True):
+            handle, name = tempfile.mkstemp(dir=path.parent, suffix=f".{kind}")
+            os.close(handle)
+            try:
+                figure.savefig(name, format=kind, metadata={"Date": None} if kind == "svg" else None)
+                os.replace(name, target)
+            finally:
+                Path(name).unlink(missing_ok=True)
+    png, svg = _targets(stem)
+    return png, svg
+
+
+def _targets(stem: Path) -> Iterator[Path]:
+    return (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg"))

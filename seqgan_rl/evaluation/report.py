@@ -1,0 +1,237 @@
+"""The table of scores, and the one sentence that says what it shows.
+
+The sentence is computed from the numbers alone: a change counts if it is larger than two standard errors, and what was
+not measured is said to be unknown.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from seqgan_rl.evaluation.curve import Gap, check_comparable
+from seqgan_rl.evaluation.scores import Scores, difference
+
+CONTROLS = ("MLE continued", "constant", "random", "shuffled")
+"""Rows that SeqGAN is compared with in :func:`verdict`: what training does without a discriminator's judgement."""
+
+SIGNIFICANT = 2.0
+"""A difference counts from so many standard errors."""
+
+COLLAPSED = 0.5
+"""A share of the MLE's entropy, or of its distinct tokens, below which a model has fallen sharply."""
+
+NAMES = {"nll_oracle": "NLL_oracle", "nll_test": "NLL_test"}
+ABSENT, DAGGER = "-", "†"
+
+
+class Row(NamedTuple):
+    """One model in the table. A plain tuple (name, scores) or (name, scores, gap) will do."""
+
+    name: str
+    scores: Scores | None
+    """None: it was not run."""
+    gap: Gap | None = None
+
+
+RowLike = Row | tuple[str, Scores | None] | tuple[str, Scores | None, Gap | None]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Text in rows and columns: printed by rich as it is, or as Markdown."""
+
+    header: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    """What the numbers are and were measured with."""
+
+    def __rich__(self) -> Group:
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for i, column in enumerate(zip(self.header, *self.cells, strict=True)):
+            longest = max(len(word) for cell in column for word in cell.split())  # narrow terminals break at spaces
+            table.add_column(Text(column[0]), justify="right" if i else "left", min_width=longest)
+        for row in self.cells:
+            table.add_row(*map(Text, row))
+        return Group(table, *(Text(note, style="dim") for note in self.notes))
+
+    def markdown(self) -> str:
+        """A GitHub-flavoured table, then the notes."""
+        rule = ["---" if i == 0 else "---:" for i in range(len(self.header))]
+        escaped = [[cell.replace("|", r"\|") for cell in row] for row in (self.header, *self.cells)]
+        lines = [f"| {' | '.join(row)} |" for row in (escaped[0], rule, *escaped[1:])]
+        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+
+def score_table(rows: Sequence[RowLike]) -> ScoreTable:
+    """The table of these models; columns that no model has a value for are left out.
+
+    Raises ValueError if the scores have different signatures (sampling options apart).
+    """
+    checked = _checked(rows)
+    columns = {
+        "model": [row.name for row in checked],
+        "NLL_oracle": [_cost(row.scores, "nll_oracle") for row in checked],
+        "NLL_test": [_cost(row.scores, "nll_test") for row in checked],
+        "entropy H": [_cost(row.scores, "entropy") for row in checked],
+        "KL(G||O)": [_cost(row.scores, "kl_g_o") for row in checked],
+        "distinct tokens": [ABSENT if row.scores is None else f"{row.scores.distinct_tokens:,}" for row in checked],
+        "unique": [ABSENT if row.scores is None else f"{row.scores.unique_share:.1%}" for row in checked],
+        "gap": [_gap_cell(row.gap) for row in checked],
+    }
+    kept = {name: cells for name, cells in columns.items() if name == "model" or set(cells) - {ABSENT}}
+    return ScoreTable(tuple(kept), tuple(zip(*kept.values(), strict=True)), tuple(_notes(checked)))
+
+
+def verdict(rows: Sequence[RowLike]) -> str:
+    """One sentence on the row "SeqGAN": against "MLE", the best of the controls, and the MLE's temperature curve.
+
+    Without an oracle: what happened to NLL_test, entropy and distinct tokens, none of which measures quality.
+    """
+    table = {row.name: row for row in _checked(rows)}
+    seqgan = table["SeqGAN"].scores if "SeqGAN" in table else None
+    mle = table["MLE"].scores if "MLE" in table else None
+    if seqgan is None:
+        return "There is no verdict, because SeqGAN was not scored."
+    quality = "nll_test" if seqgan.nll_oracle is None else "nll_oracle"
+    clauses = [_change(seqgan, mle, quality), _against_controls(seqgan, table, quality)]
+    if quality == "nll_oracle":
+        clauses.append(_against_temperature(seqgan, table))
+    else:
+        clauses.append("without an oracle none of these numbers measures the quality of the samples")
+    clauses.append(_collapse(seqgan, mle))
+    return "; ".join(filter(None, clauses)) + "."
+
+
+def _checked(rows: Sequence[RowLike]) -> list[Row]:
+    """The rows, if their names differ and their scores can be compared."""
+    checked = [Row(*row) for row in rows]
+    names = [row.name for row in checked]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each model has one row, got {names}")
+    scored = [row.scores for row in checked if row.scores is not None]
+    for scores in scored[1:]:
+        check_comparable(scored[0], scores)
+    return checked
+
+
+def _notes(rows: Sequence[Row]) -> Iterable[str]:
+    yield "nats per token ± standard error over sequences (the spread between training runs is not in it)"
+    gaps = [row.gap for row in rows if row.gap is not None]
+    if any(gap.kind == "nll_oracle at equal nll_test" for gap in gaps):
+        yield "gap: NLL_oracle minus that of the MLE's temperature curve at equal NLL_test; below 0 is better"
+    if any(gap.kind == "nll_test at equal nll_oracle" for gap in gaps):
+        yield f"{DAGGER} gap in NLL_test at equal NLL_oracle, for less NLL_test than the curve ever has"
+    for row in rows:
+        if row.gap is not None and row.gap.value is None:
+            yield f"{row.name} has no gap: {row.gap.reason}"
+    signature = next((row.scores.signature for row in rows if row.scores is not None), None)
+    if signature is not None:
+        parts = {
+            "oracle": signature.oracle_hash,
+            "corpus": signature.corpus_hash[:16],
+            "test": f"{signature.test_hash} ({signature.test_size:,} sequences)",
+            "samples": f"{signature.sample_size:,} from seed {signature.seed}",
+            "T": signature.sequence_length,
+            "V": signature.vocab_size,
+            "UNK": f"{signature.unk_rate:.1%}" if signature.unk_rate else None,
+        }
+        yield ", ".join(f"{name} {part}" for name, part in parts.items() if part)
+
+
+def _cost(scores: Scores | None, metric: str) -> str:
+    value = None if scores is None else getattr(scores, metric)
+    return ABSENT if scores is None or value is None else _plus_minus(f"{value:.3f}", scores.standard_errors[metric])
+
+
+def _gap_cell(gap: Gap | None) -> str:
+    if gap is None or gap.value is None:
+        return ABSENT
+    mark = DAGGER if gap.kind == "nll_test at equal nll_oracle" else ""
+    return _plus_minus(f"{gap.value:+.3f}", gap.standard_error) + mark
+
+
+def _plus_minus(value: str, error: float | None) -> str:
+    return value if error is None or not math.isfinite(error) else f"{value} ±{error:.3f}".replace("±0.", "±.")
+
+
+def _change(seqgan: Scores, mle: Scores | None, quality: str) -> str:
+    """What SeqGAN did to the scores of its start."""
+    metrics = dict.fromkeys((quality, "nll_test"))
+    if mle is None:
+        costs = " and ".join(f"{NAMES[metric]} {_cost(seqgan, metric)}" for metric in metrics)
+        return f"SeqGAN scored {costs}, but its MLE start was not scored"
+    moves = [_move(seqgan, mle, metric) for metric in metrics]
+    text = f"SeqGAN {' and '.join(moves)} from its MLE start"
+    if quality == "nll_test":
+        text += (
+            f", with entropy {mle.entropy:.2f} -> {seqgan.entropy:.2f} "
+            f"and distinct tokens {mle.distinct_tokens:,} -> {seqgan.distinct_tokens:,}"
+        )
+    return text
+
+
+def _move(seqgan: Scores, mle: Scores, metric: str) -> str:
+    value, error = difference(seqgan, mle, metric)
+    if not math.isfinite(value):
+        return f"took {NAMES[metric]} from {getattr(mle, metric):.3f} to {getattr(seqgan, metric):.3f}"
+    if abs(value) <= SIGNIFICANT * error:
+        return f"left {NAMES[metric]} as it was ({_plus_minus(f'{value:+.3f}', error)})"
+    return f"{'lowered' if value < 0 else 'raised'} {NAMES[metric]} by {_plus_minus(f'{abs(value):.3f}', error)}"
+
+
+def _against_controls(seqgan: Scores, table: dict[str, Row], quality: str) -> str:
+    """SeqGAN beside the control that is best in ``quality``."""
+    controls = {name: table[name].scores for name in CONTROLS if name in table}
+    scored = {name: scores for name, scores in controls.items() if scores and math.isfinite(getattr(scores, quality))}
+    if not scored:
+        return "no control was scored, so this need not be the discriminator's doing"
+    name = min(scored, key=lambda name: float(getattr(scored[name], quality)))
+    sides = [_beside(scored[name], seqgan, metric) for metric in dict.fromkeys((quality, "nll_test"))]
+    missing = [name for name in CONTROLS if name not in scored]
+    lacking = f" ({', '.join(missing)} not scored)" if missing else ""
+    return f"beside it, the best control in {NAMES[quality]}, {name}{lacking}, is {' and '.join(sides)}"
+
+
+def _beside(control: Scores, seqgan: Scores, metric: str) -> str:
+    value, error = difference(control, seqgan, metric)
+    if not math.isfinite(value):
+        return f"at {getattr(control, metric):.3f} in {NAMES[metric]} against {getattr(seqgan, metric):.3f}"
+    if abs(value) <= SIGNIFICANT * error:
+        return f"level in {NAMES[metric]} ({_plus_minus(f'{value:+.3f}', error)})"
+    return f"{_plus_minus(f'{abs(value):.3f}', error)} {'worse' if value > 0 else 'better'} in {NAMES[metric]}"
+
+
+def _against_temperature(seqgan: Scores, table: dict[str, Row]) -> str:
+    """SeqGAN's gap to the MLE's temperature curve, or what is known without it."""
+    gap = table["SeqGAN"].gap
+    if gap is not None and gap.value is not None and gap.kind is not None:
+        compared, equal = (NAMES[word] for word in gap.kind.split(" at equal "))
+        size = f"{_plus_minus(f'{abs(gap.value):.3f}', gap.standard_error)} in {compared} at equal {equal}"
+        if abs(gap.value) <= SIGNIFICANT * (gap.standard_error or 0.0):
+            return f"it is within two standard errors of the MLE temperature curve ({size}): no better than temperature"
+        if gap.value < 0:
+            return f"it lies below the MLE temperature curve by {size}: better than temperature"
+        return f"it lies above the MLE temperature curve by {size}: worse than temperature"
+    tempered = table["MLE at equal coverage"].scores if "MLE at equal coverage" in table else None
+    if tempered is not None:
+        sides = [_beside(tempered, seqgan, metric) for metric in NAMES]
+        return f"beside it, MLE at temperature {tempered.signature.sampling.temperature:.3g} is {' and '.join(sides)}"
+    reason = "no curve was measured" if gap is None else gap.reason
+    return f"whether it is better than temperature is unknown ({reason})"
+
+
+def _collapse(seqgan: Scores, mle: Scores | None) -> str:
+    if mle is None:
+        return ""
+    falls = []
+    if seqgan.entropy < COLLAPSED * mle.entropy:
+        falls.append(f"its entropy fell from {mle.entropy:.2f} to {seqgan.entropy:.2f}")
+    if seqgan.distinct_tokens < COLLAPSED * mle.distinct_tokens:
+        falls.append(f"its distinct tokens fell from {mle.distinct_tokens:,} to {seqgan.distinct_tokens:,}")
+    return f"beware of a collapse: {' and '.join(falls)}, below half of the MLE's" if falls else ""

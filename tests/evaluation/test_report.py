@@ -1,0 +1,189 @@
+import io
+import math
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from seqgan_rl.evaluation import Gap, Row, Scores, score_table, verdict
+
+MakeScores = Callable[..., Scores]
+
+
+def below(value: float, error: float = 0.01) -> Gap:
+    return Gap(value=value, standard_error=error, kind="nll_oracle at equal nll_test", temperature=0.8)
+
+
+def printed(table: object, width: int = 120) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_markdown_by_hand(make_scores: MakeScores) -> None:
+    rows: list[Row] = [
+        Row("MLE", make_scores(3.0, 2.5, error=0.0094, entropy=2.25, distinct_tokens=4700)),
+        Row("Seq|GAN", make_scores(2.5, 2.5), below(-0.1)),
+        Row("shuffled", None),
+    ]
+    head, rule, *body = score_table(rows).markdown().splitlines()[:5]
+    assert head == r"| model | NLL_oracle | NLL_test | entropy H | KL(G\|\|O) | distinct tokens | unique | gap |"
+    assert rule == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    assert body == [
+        "| MLE | 3.000 ±.009 | 2.500 ±.009 | 2.250 ±.009 | 0.750 ±.009 | 4,700 | 100.0% | - |",
+        r"| Seq\|GAN | 2.500 ±.010 | 2.500 ±.010 | 2.000 ±.010 | 0.500 ±.010 | 50 | 100.0% | -0.100 ±.010 |",
+        "| shuffled | - | - | - | - | - | - | - |",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_terminal_table_loses_no_digit(make_scores: MakeScores, width: int) -> None:
+    rows = [Row("MLE at equal coverage", make_scores(13.0, 2.5), below(-0.1)), Row("[bold]", make_scores(2.5, 12.5))]
+    text = printed(score_table(rows), width)
+    assert "…" not in text
+    for part in ("13.000", "12.500", "-0.100", "NLL_oracle", "KL(G||O)", "[bold]"):
+        assert part in text
+
+
+def test_columns_without_values_are_dropped(make_scores: MakeScores) -> None:
+    table = score_table([("MLE", make_scores(None, 2.5)), ("SeqGAN", make_scores(None, 2.4))])
+    assert table.header == ("model", "NLL_test", "entropy H", "distinct tokens", "unique")
+
+
+def test_notes_say_what_the_numbers_are(make_scores: MakeScores) -> None:
+    other_kind = Gap(value=-0.01, standard_error=0.001, kind="nll_test at equal nll_oracle", temperature=1.0)
+    scores = make_scores(3.0, 2.5, unk_rate=0.031, corpus_hash="c0ffee")
+    rows = [("MLE", scores, below(0.0)), ("a", scores, other_kind), ("b", scores, Gap(reason="it is far away"))]
+    text = score_table(rows).markdown()
+    assert "| -0.010 ±.001† |" in text
+    assert "† gap in NLL_test at equal NLL_oracle" in text
+    assert "b has no gap: it is far away" in text
+    assert (
+        "oracle oracle, corpus c0ffee, test test (100 sequences), samples 100 from seed 0, T 20, V 50, UNK 3.1%" in text
+    )
+
+
+def test_infinite_cost_is_shown_as_such(make_scores: MakeScores) -> None:
+    assert "| inf |" in score_table([("top-k", make_scores(3.0, math.inf, error=math.nan))]).markdown()
+
+
+def test_rows_that_cannot_be_compared_are_refused(make_scores: MakeScores) -> None:
+    rows = [("MLE", make_scores(3.0, 2.5)), ("SeqGAN", make_scores(3.0, 2.5, oracle_hash="other"))]
+    for function in (score_table, verdict):
+        with pytest.raises(ValueError, match="oracle_hash: oracle != other"):
+            function(rows)
+    with pytest.raises(ValueError, match="one row"):
+        score_table([("MLE", None), ("MLE", None)])
+    score_table([("MLE", make_scores(3.0, 2.5)), ("MLE at equal coverage", make_scores(3.0, 2.5, temperature=0.7))])
+
+
+def test_verdict_on_a_success(make_scores: MakeScores) -> None:
+    """Errors .01 each, unpaired: a difference is known to .02 at the least."""
+    assert verdict([
+        ("oracle entropy", make_scores(1.9, 1.9)),
+        ("uniform", make_scores(6.0, 3.9)),
+        ("MLE", make_scores(3.3, 2.5)),
+        ("MLE continued", make_scores(3.31, 2.48)),
+        ("constant", make_scores(3.5, 2.51)),
+        ("random", make_scores(3.7, 2.53)),
+        ("shuffled", make_scores(3.1, 2.7)),
+        ("SeqGAN", make_scores(2.6, 2.55), below(-0.1)),
+    ]) == (
+        "SeqGAN lowered NLL_oracle by 0.700 ±.020 and raised NLL_test by 0.050 ±.020 from its MLE start; "
+        "beside it, the best control in NLL_oracle, shuffled, is 0.500 ±.020 worse in NLL_oracle and 0.150 ±.020 worse "
+        "in NLL_test; it lies below the MLE temperature curve by 0.100 ±.010 in NLL_oracle at equal NLL_test: better "
+        "than temperature."
+    )  # fmt: skip
+
+
+def test_verdict_on_a_failure(make_scores: MakeScores) -> None:
+    sentence = verdict([
+        ("MLE", make_scores(3.3, 2.5)),
+        ("MLE continued", make_scores(3.3, 2.4)),
+        ("constant", make_scores(3.1, 2.5)),
+        ("SeqGAN", make_scores(3.4, 2.6), below(0.2)),
+    ])  # fmt: skip
+    assert sentence == (
+        "SeqGAN raised NLL_oracle by 0.100 ±.020 and raised NLL_test by 0.100 ±.020 from its MLE start; "
+        "beside it, the best control in NLL_oracle, constant (random, shuffled not scored), is 0.300 ±.020 better in "
+        "NLL_oracle and 0.100 ±.020 better in NLL_test; it lies above the MLE temperature curve by 0.200 ±.010 in "
+        "NLL_oracle at equal NLL_test: worse than temperature."
+    )
+
+
+def test_verdict_on_ties(make_scores: MakeScores) -> None:
+    same = make_scores(3.3, 2.5)
+    sentence = verdict([("MLE", same), ("random", make_scores(3.32, 2.49)), ("SeqGAN", same, below(-0.02))])
+    assert "left NLL_oracle as it was (+0.000 ±.020) and left NLL_test as it was" in sentence
+    assert "is level in NLL_oracle (+0.020 ±.020) and level in NLL_test (-0.010 ±.020)" in sentence
+    assert "within two standard errors of the MLE temperature curve" in sentence
+    assert "no better than temperature" in sentence
+    assert "collapse" not in sentence
+
+
+def test_verdict_in_nll_test_at_equal_nll_oracle(make_scores: MakeScores) -> None:
+    gap = Gap(value=-0.03, standard_error=0.001, kind="nll_test at equal nll_oracle", temperature=1.0)
+    sentence = verdict([("MLE", make_scores(3.3, 2.5)), ("SeqGAN", make_scores(3.3, 2.4), gap)])
+    assert "below the MLE temperature curve by 0.030 ±.001 in NLL_test at equal NLL_oracle: better" in sentence
+
+
+def test_verdict_warns_of_a_collapse_even_where_all_else_shines(make_scores: MakeScores) -> None:
+    mle = make_scores(9.6, 7.6, entropy=7.4, distinct_tokens=4700)
+    fallen = make_scores(0.93, 8.0, entropy=0.02, distinct_tokens=186)
+    sentence = verdict([("MLE", mle), ("SeqGAN", fallen, below(-5.0))])
+    assert (
+        "better than temperature; beware of a collapse: its entropy fell from 7.40 to 0.02 and its distinct" in sentence
+    )
+    assert sentence.endswith("tokens fell from 4,700 to 186, below half of the MLE's.")
+    only_tokens = verdict([("MLE", mle), ("SeqGAN", make_scores(9.0, 7.6, entropy=7.0, distinct_tokens=2000))])
+    assert "collapse: its distinct tokens fell from 4,700 to 2,000" in only_tokens
+    assert "entropy" not in only_tokens
+
+
+def test_verdict_says_what_is_not_known(make_scores: MakeScores) -> None:
+    mle, seqgan = make_scores(3.3, 2.5), make_scores(2.6, 2.55)
+    assert (
+        verdict([("MLE", mle)])
+        == verdict([("SeqGAN", None)])
+        == ("There is no verdict, because SeqGAN was not scored.")
+    )
+    alone = verdict([("SeqGAN", seqgan)])
+    assert "SeqGAN scored NLL_oracle 2.600 ±.010 and NLL_test 2.550 ±.010, but its MLE start was not scored" in alone
+    assert "no control was scored, so this need not be the discriminator's doing" in alone
+    assert "whether it is better than temperature is unknown (no curve was measured)" in alone
+    assert "unknown (too far)" in verdict([("MLE", mle), ("SeqGAN", seqgan, Gap(reason="too far"))])
+    assert "no control was scored" in verdict([("MLE", mle), ("random", None), ("SeqGAN", seqgan)])
+
+
+def test_verdict_without_a_curve_uses_the_mle_at_equal_coverage(make_scores: MakeScores) -> None:
+    rows = [("MLE at equal coverage", make_scores(2.7, 2.55, temperature=0.83)), ("SeqGAN", make_scores(2.6, 2.55))]
+    sentence = verdict(rows)
+    assert "MLE at temperature 0.83 is 0.100 ±.020 worse in NLL_oracle and level in NLL_test (+0.000 ±.020)" in sentence
+
+
+def test_verdict_on_numbers_that_are_none(make_scores: MakeScores) -> None:
+    diverged = make_scores(math.nan, math.inf)
+    rows = [
+        Row("MLE", make_scores(3.3, 2.5)),
+        Row("random", make_scores(3.4, 2.6)),
+        Row("SeqGAN", diverged, Gap(reason="a score is not a finite number")),
+    ]
+    sentence = verdict(rows)
+    assert "SeqGAN took NLL_oracle from 3.300 to nan and took NLL_test from 2.500 to inf" in sentence
+    assert "random (MLE continued, constant, shuffled not scored), is at 3.400 in NLL_oracle against nan" in sentence
+    assert "unknown (a score is not a finite number)" in sentence
+    assert "no control was scored" in verdict([("SeqGAN", make_scores(3.0, 2.5)), ("random", diverged)])
+
+
+def test_verdict_on_text(make_scores: MakeScores) -> None:
+    rows = [
+        ("MLE", make_scores(None, 4.0, entropy=4.1, distinct_tokens=900)),
+        ("random", make_scores(None, 4.2)),
+        ("shuffled", make_scores(None, 4.1)),
+        ("SeqGAN", make_scores(None, 4.3, entropy=3.0, distinct_tokens=700)),
+    ]
+    assert verdict(rows) == (
+        "SeqGAN raised NLL_test by 0.300 ±.020 from its MLE start, with entropy 4.10 -> 3.00 and distinct tokens 900 "
+        "-> 700; beside it, the best control in NLL_test, shuffled (MLE continued, constant not scored), is 0.200 ±.020 "
+        "better in NLL_test; without an oracle none of these numbers measures the quality of the samples."
+    )
