@@ -82,7 +82,10 @@ def action_values(
         decoder_of(policy, options), reward, tokens_BT, lengths_B, b_P, column_P + 1, uniforms_BTNT[b_P, column_P], everyone_B
     )
     column_T = torch.arange(T, device=device)
-    is_scored_BT = (column_T >= first_B[:, None]) & (column_T < lengths_B[:, None])
+    is_over_BT = column_T >= lengths_B[:, None]
+    # R(Y) stands on after the end, so that a profile handed to a longer sequence (the control `shuffled`) has no hole
+    q_BT = torch.where(is_over_BT, q_BT.gather(1, lengths_B[:, None] - 1), q_BT)
+    is_scored_BT = (column_T >= first_B[:, None]) & ~is_over_BT
     return torch.where(is_scored_BT, reward.arrange(q_BT), 0.0)
 
 

@@ -81,8 +81,8 @@ class OracleOptions(EnvOptions):
     """V; with an oracle file, the file's size is taken."""
     sequence_length: int = 20
     """T."""
-    oracle: int | str = 0
-    """A seed, or an .npz file of the published oracle's form."""
+    oracle: Any = 0
+    """A seed, an .npz file of the published oracle's form, or an :class:`Oracle`."""
 
     def _build(self) -> SequenceTask:
         oracle = _oracle(self.oracle, self.vocab_size, self.sequence_length)
@@ -285,7 +285,9 @@ def _checked_discriminator(discriminator: Any, num_actions: int, sequence_length
 
 
 @lru_cache(maxsize=8)
-def _oracle(source: int | str, vocab_size: int, sequence_length: int) -> Oracle:
+def _oracle(source: int | str | Oracle, vocab_size: int, sequence_length: int) -> Oracle:
+    if isinstance(source, Oracle):
+        return source
     if isinstance(source, str | Path):
         return Oracle.from_npz(source, sequence_length=sequence_length)
     return Oracle.from_seed(source, vocab_size=vocab_size, sequence_length=sequence_length)

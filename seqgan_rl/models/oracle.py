@@ -133,10 +133,10 @@ def _unset(*args: Any, **options: Any) -> LSTMGenerator:
 def _read_arrays(path: Path) -> dict[str, Any]:
     """All arrays of an .npz file, without running any code in it."""
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError(f"oracle file {path} holds one bare array; expected an .npz archive of named arrays")
-        with archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise InputError(f"oracle file {path} holds one bare array; expected an .npz archive of named arrays")
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise InputError(f"oracle file {path} does not exist; give an .npz file or a seed (an integer)") from None

@@ -78,6 +78,27 @@ def test_error_without_pairing_is_the_bound_by_hand(parabola: TemperatureCurve, 
     assert second.standard_error == pytest.approx(math.hypot(0.02, 0.4 * 0.02), rel=0.02)
 
 
+def test_paired_error_by_hand(make_scores: MakeScores) -> None:
+    """Half-way between t = 0.8 and 0.9, whose errors are independent; the model has none."""
+    none, one, other = np.zeros(4), np.array([1.0, -1, 0, 0]), np.array([0, 0, 1.0, -1])
+    noise = {0.8: one, 0.9: other}
+    points = tuple(
+        make_scores(5 + t, 2 + (t - 1) ** 2, influence={"nll_oracle": noise.get(t, none), "nll_test": none})
+        for t in (0.8, 0.9, 1.0)
+    )
+    model = make_scores(5.5, 2 + 0.15**2, influence={"nll_oracle": none, "nll_test": none})
+    gap = TemperatureCurve((0.8, 0.9, 1.0), points).gap(model)
+    each = math.sqrt((2 / 3) / 4)
+    assert gap.standard_error == pytest.approx(math.sqrt(0.5) * each, rel=1e-3)
+
+
+def test_the_flat_branch_is_no_match(parabola: TemperatureCurve, make_scores: MakeScores) -> None:
+    """From t = 0.8 up, NLL_test 2.1 is reached on the flat branch alone."""
+    curve = TemperatureCurve(parabola.temperatures[3:], parabola.points[3:])
+    assert curve.gap(make_scores(5.5, 2.1)).value is None
+    assert parabola.gap(make_scores(5.5, 2.1)).value is not None
+
+
 def test_nothing_is_extrapolated(parabola: TemperatureCurve, make_scores: MakeScores) -> None:
     for scores, reason in (
         (make_scores(4.0, 2.3), "above 2.250, the largest of the curve's sharp branch, at temperature 0.5"),

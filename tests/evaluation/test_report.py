@@ -184,6 +184,6 @@ def test_verdict_on_text(make_scores: MakeScores) -> None:
     ]
     assert verdict(rows) == (
         "SeqGAN raised NLL_test by 0.300 ±.020 from its MLE start, with entropy 4.10 -> 3.00 and distinct tokens 900 "
-        "-> 700; beside it, the best control in NLL_test, shuffled (MLE continued, constant not scored), is 0.200 ±.020 "
-        "better in NLL_test; without an oracle none of these numbers measures the quality of the samples."
+        "-> 700; beside it, the best control in NLL_test, shuffled (MLE continued, constant not scored), is "
+        "0.200 ±.020 better in NLL_test; without an oracle none of these numbers measures the quality of the samples."
     )

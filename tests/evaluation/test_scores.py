@@ -206,9 +206,9 @@ def test_scoring_disturbs_nothing(oracle: Oracle, held_out_BT: Tensor) -> None:
             super().__init__(V, T, embedding_dim=4, hidden_dim=4)
             self.awake, self.asleep = nn.Dropout(0.5), nn.Dropout(0.5)
 
-        def hidden_states(self, tokens_BT: Tensor) -> Tensor:
+        def log_prob(self, tokens_BT: Tensor, **options: Any) -> Tensor:
             assert not self.awake.training
-            return self.awake(super().hidden_states(tokens_BT))
+            return super().log_prob(tokens_BT, **options)
 
     generator = Dropping()
     generator.asleep.eval()

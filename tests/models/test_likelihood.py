@@ -144,7 +144,6 @@ def test_the_order_of_the_data_is_the_rngs_or_none() -> None:
     """Without shuffling every epoch sees the same minibatches; with it no epoch repeats another, and all see all."""
     for shuffle in (False, True):
         trainer = small_trainer(shuffle=shuffle, patience=0, max_epochs=3)
-        trainer.train_BT = torch.arange(40)[:, None].expand(40, 6) % 3  # any data; what counts is which rows come
         seen: list[list[int]] = []
         rows_40 = torch.arange(40)
 

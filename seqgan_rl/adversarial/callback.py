@@ -1,0 +1,187 @@
+"""The GAN loop as a Stable-Baselines3 callback: one ``learn()``, whichever agent it is.
+
+Letters: B sequences, T tokens each.
+"""
+
+import copy
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
+
+from seqgan_rl.core.streams import stream
+from seqgan_rl.discriminators import DiscriminatorConfig, DiscriminatorTrainer
+from seqgan_rl.models.generator import Generator
+from seqgan_rl.rewards import DiscriminatorReward, Reward, ShuffledReward
+
+
+class AdversarialCallback(BaseCallback):
+    """Retrains the discriminator that pays the agent, every so many of the agent's sequences.
+
+    An agent whose policy holds a generator is asked for fresh sequences, before it plays on (Algorithm 1: after each
+    generator update the discriminator is trained on the new generator's samples). Of any other agent the finished
+    sequences are gathered as it plays, and the discriminator is trained at the end of a rollout.
+
+    Args:
+        real: real sequences, int64 (N, T); None takes those of the environment (its corpus, or draws of its oracle).
+        config: how the discriminator is trained; ``minibatches_per_round`` is the work of one retraining.
+        every: finished sequences between two retrainings; None: once per rollout of the agent.
+        trainer: continue with this trainer (its discriminator must be the one that pays) instead of a new one.
+        rollout_update_rate: below 1 the environment's rollout policy is a copy β of the generator, moved by this share
+            towards it after each update; at 1 it is the generator itself. Only for policies that hold a generator.
+        gathered: how many of the agent's last sequences are kept.
+        seed: of minibatch order, dropout and fresh draws.
+    """
+
+    def __init__(
+        self,
+        real: Tensor | None = None,
+        config: DiscriminatorConfig | None = None,
+        *,
+        every: int | None = None,
+        trainer: DiscriminatorTrainer | None = None,
+        rollout_update_rate: float = 1.0,
+        gathered: int = 10_000,
+        seed: int = 0,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        if every is not None and every < 1:
+            raise ValueError(f"every must be at least 1 sequence or None, got {every}")
+        self.real, self.config, self.every, self.trainer = real, config or DiscriminatorConfig(), every, trainer
+        self.rollout_update_rate, self.seed = rollout_update_rate, seed
+        self.rng = stream(seed, "adversarial")
+        self.sequences: deque[np.ndarray] = deque(maxlen=gathered)
+        self.unseen = 0
+        """Sequences finished since the last retraining."""
+        self.retrainings = 0
+
+    def _init_callback(self) -> None:
+        if self.trainer is None:
+            discriminator = paying_discriminator(self.training_env.get_attr("reward", indices=0)[0])
+            if discriminator is None:
+                raise ValueError(
+                    "AdversarialCallback retrains the discriminator that pays, but the environment's reward has none; "
+                    "make it with reward='discriminator' or 'logit'"
+                )
+            real = self._real_of_environment() if self.real is None else self.real
+            self.trainer = DiscriminatorTrainer(discriminator, real, self.config, stream(self.seed, "discriminator"))
+        generator = self.generator
+        if generator is not None:
+            self.rollout_policy = generator if self.rollout_update_rate == 1 else copy.deepcopy(generator)
+            self.training_env.env_method("set_rollout_policy", self.rollout_policy)
+
+    @property
+    def generator(self) -> Generator | None:
+        """The agent's generator, if its policy holds one."""
+        return getattr(self.model.policy, "generator", None)
+
+    def _on_rollout_start(self) -> None:
+        self._follow()
+        if self.generator is not None and self._is_due():
+            self._retrain()
+
+    def _on_step(self) -> bool:
+        infos, dones = self.locals.get("infos", []), self.locals.get("dones", [])
+        for info, done in zip(infos, dones, strict=False):
+            if done and not info.get("TimeLimit.truncated", False):
+                self.unseen += 1
+                if self.generator is None:
+                    self.sequences.append(np.asarray(info["terminal_observation"], dtype=np.int64))
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.generator is None and self._is_due():
+            self._retrain()
+
+    def _is_due(self) -> bool:
+        return self.unseen >= (self.every or 1)
+
+    def _retrain(self) -> None:
+        """The discriminator's minibatches of one round."""
+        assert self.trainer is not None
+        record = train_discriminator(self.trainer, self._fake, self.trainer.config.minibatches_per_round)
+        self.unseen = 0
+        self.retrainings += 1
+        for name, value in record.items():
+            self.logger.record(f"discriminator/{name}", value)
+        self.logger.record("discriminator/minibatches", self.trainer.minibatches)
+
+    def _fake(self, n: int) -> Tensor:
+        """``n`` of the agent's sequences: fresh ones, or a draw from those gathered."""
+        if self.generator is not None:
+            return self.generator.sample(n, forbidden=self._forbidden(), rng=self.rng)
+        rows = self.rng.integers(len(self.sequences), size=n)
+        return torch.from_numpy(np.stack([self.sequences[row] for row in rows]))
+
+    def _forbidden(self) -> tuple[int, ...]:
+        forbidden: tuple[int, ...] = self.training_env.get_attr("forbidden", indices=0)[0]
+        return forbidden
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """β <- β + rate * (θ - β)."""
+        if self.generator is not None and self.rollout_policy is not self.generator and self.unseen:
+            for beta, theta in zip(self.rollout_policy.parameters(), self.generator.parameters(), strict=True):
+                beta.lerp_(theta, self.rollout_update_rate)
+
+    def _real_of_environment(self) -> Tensor:
+        task = self.training_env.get_attr("task", indices=0)[0]
+        if task.corpus is not None:
+            return torch.tensor(task.corpus.train.tokens_NT)
+        if task.oracle is not None:
+            return task.oracle.sample(9_984, stream(self.seed, "real"))  # type: ignore[no-any-return]
+        raise ValueError("the environment has neither a corpus nor an oracle; give the real sequences as `real`")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Discriminator, its optimiser, counters, random state, gathered sequences and β."""
+        assert self.trainer is not None
+        follows = self.generator is not None and self.rollout_policy is not self.generator
+        return {
+            "trainer": self.trainer.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "unseen": self.unseen,
+            "retrainings": self.retrainings,
+            "sequences": np.array(self.sequences, dtype=np.int64),
+            "rollout_policy": self.rollout_policy.state_dict() if follows else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken; after ``init_callback``."""
+        assert self.trainer is not None
+        self.trainer.load_state_dict(state["trainer"])
+        self.rng.bit_generator.state = state["rng"]
+        self.unseen, self.retrainings = state["unseen"], state["retrainings"]
+        self.sequences.clear()
+        self.sequences.extend(state["sequences"])
+        if state["rollout_policy"] is not None:
+            self.rollout_policy.load_state_dict(state["rollout_policy"])
+
+
+def paying_discriminator(reward: Reward) -> Any:
+    """The discriminator behind a reward, or None."""
+    if isinstance(reward, ShuffledReward):
+        return paying_discriminator(reward.inner)
+    return reward.discriminator if isinstance(reward, DiscriminatorReward) else None
+
+
+def train_discriminator(trainer: DiscriminatorTrainer, fake: Any, minibatches: int) -> dict[str, float]:
+    """So many minibatches against ``fake(n)``, drawn ``draw_size`` at a time and used ``epochs_per_draw`` times.
+
+    Returns the means of the last draw; the share of the work that a cut-off last draw would exceed is left out.
+    """
+    config, record = trainer.config, dict[str, float]()
+    left = minibatches
+    while left > 0:
+        draw = config.draw_size or max(1, left // config.epochs_per_draw) * config.batch_size
+        per_epoch = -(-draw // config.batch_size)
+        if left < per_epoch * config.epochs_per_draw:  # a smaller last draw
+            per_epoch = max(1, left // config.epochs_per_draw)
+            draw = per_epoch * config.batch_size
+        epochs = min(config.epochs_per_draw, left // per_epoch)
+        record = trainer.train(fake(draw), epochs)
+        left -= per_epoch * epochs
+    return record

@@ -1,0 +1,297 @@
+"""What a run is made of: its settings, and the presets.
+
+A preset fixes everything but the data; its version rises when its numbers change.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from seqgan_rl.agents.policy_gradient import BASELINES
+from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.registry import did_you_mean
+from seqgan_rl.discriminators import DiscriminatorConfig, discriminators
+from seqgan_rl.envs.episodes import ShapingOptions
+from seqgan_rl.models.generator import generators
+from seqgan_rl.models.likelihood import LikelihoodConfig
+from seqgan_rl.models.oracle import check_task
+from seqgan_rl.rewards import rewards
+
+CONTROLS = ("mle_continued", "constant", "random", "shuffled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is real: sequences of an oracle, or lines of a text."""
+
+    corpus: str | None = None
+    """A UTF-8 text file with one sequence a line, or "proverbs" (built in). None: the oracle's sequences."""
+    oracle: str = "0"
+    """The oracle of the synthetic task: a seed, or an .npz file of the published form."""
+    vocab_size: int = 5000
+    """Words of a seeded oracle."""
+    sequence_length: int | None = None
+    """T. None: 20 on the oracle; on a text the longest line up to 64."""
+    train_size: int = 9984
+    """Training sequences drawn from the oracle."""
+    test_size: int = 9984
+    """Held-out test sequences drawn from the oracle (a quarter as many for validation)."""
+    level: Literal["word", "char"] = "word"
+    """Units of a text: words (punctuation split off) or characters."""
+    test: str | None = None
+    """A text file with the test lines; None holds back 5 % of the corpus."""
+    min_count: int | None = None
+    """Words seen less often in training become <unk>. None: 1 (2 for the built-in corpus)."""
+    max_vocab: int | None = None
+    """Keep at most so many words, the commonest."""
+    drop_longer: bool = False
+    """Drop lines longer than T instead of refusing them."""
+    lowercase: bool = False
+    """Lower-case a text."""
+    eos: Literal["auto", "always", "never"] = "auto"
+    """End-of-sequence token; auto: none if all lines have one length."""
+    data_seed: int = 2026
+    """Seed of the data: the oracle's sequences, or the split of a text. Apart from the run's seed, so that seeds share
+    their data."""
+
+    def __post_init__(self) -> None:
+        check_task(self.vocab_size, self.sequence_length or 20)
+        for name in ("train_size", "test_size"):
+            if getattr(self, name) < 64:
+                raise InputError(f"{name} must be at least 64, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """The generator network."""
+
+    name: str = "lstm"
+    """A registered generator."""
+    embedding_dim: int = 32
+    hidden_dim: int = 32
+    init_std: float = 0.1
+    """Standard deviation of every initial weight, as in the authors' program."""
+    start_from_word_0: bool = False
+    """Read word 0 before the first token, as the authors' program does, instead of a symbol of its own."""
+
+    def __post_init__(self) -> None:
+        _ = generators[self.name]
+        if self.embedding_dim < 1 or self.hidden_dim < 1:
+            raise InputError(f"embedding_dim and hidden_dim must be at least 1, got {self.embedding_dim}, {self.hidden_dim}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the registered factory."""
+        return {
+            "embedding_dim": self.embedding_dim,
+            "hidden_dim": self.hidden_dim,
+            "init_std": self.init_std,
+            "start_token": 0 if self.start_from_word_0 else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The discriminator network."""
+
+    name: str = "small_cnn"
+    """A registered discriminator."""
+    widths: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Filter widths of small_cnn."""
+    filters: int = 64
+    """Filters of each width of small_cnn."""
+    embedding_dim: int = 64
+    pool: Literal["max", "sum"] = "max"
+    dropout: float = 0.25
+    token_dropout: float = 0.0
+    highway: Literal["none", "biased", "unbiased"] = "none"
+
+    def __post_init__(self) -> None:
+        _ = discriminators[self.name]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the registered factory."""
+        if self.name == "paper_cnn":
+            return {"highway": self.highway, "dropout": self.dropout}
+        if self.name != "small_cnn":
+            return {}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "name"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """The SeqGAN agent."""
+
+    learning_rate: float = 1e-3
+    batch_size: int = 64
+    """B: sequences per update; all play at once."""
+    reward: str = "logit"
+    """A registered reward of whole sequences."""
+    num_rollouts: int = 16
+    """N of Eq. (4)."""
+    rollouts: bool = True
+    """Off: the reward of the whole sequence is the value of each of its tokens (REINFORCE)."""
+    weights: Literal["q", "advantage"] = "advantage"
+    """Multiply log-probabilities with Q (the paper), or with Q less a baseline."""
+    baseline: str = "rollout"
+    normalize: bool = True
+    loss: Literal["mean", "sum"] = "mean"
+    max_grad_norm: float = 5.0
+    ent_coef: float = 0.0
+    kl_coef: float = 0.0
+    rollout_update_rate: float = 1.0
+    """β <- β + rate * (θ - β) after each update; 1: the rollout policy is the generator itself."""
+
+    def __post_init__(self) -> None:
+        _ = rewards[self.reward]
+        if self.baseline not in BASELINES:
+            raise InputError(f"baseline must be one of {', '.join(BASELINES)}; got {self.baseline!r}")
+        ShapingOptions(num_rollouts=self.num_rollouts)
+        if self.batch_size < 1 or not self.learning_rate > 0:
+            raise InputError(f"batch_size and learning_rate must be above 0, got {self.batch_size}, {self.learning_rate}")
+        if not 0 < self.rollout_update_rate <= 1:
+            raise InputError(f"rollout_update_rate must lie in (0, 1], got {self.rollout_update_rate}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How often and on how much the generator is scored; evaluation has random streams of its own."""
+
+    every: int = 10
+    """Rounds between two evaluations."""
+    samples: int = 2048
+    """Sequences drawn for an evaluation during training."""
+    final_samples: int = 4992
+    """Sequences drawn for the final table."""
+    max_nll_rise: float = 0.5
+    """Stop the adversarial phase when the validation NLL has risen by so much over the MLE's, nats per token."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "samples", "final_samples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"evaluation: {name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides the numbers of a run."""
+
+    preset: str = "quick"
+    """Where the settings started from, with its version."""
+    seed: int = 0
+    """Seed of the run."""
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    mle: LikelihoodConfig = field(default_factory=LikelihoodConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """The discriminator's network."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """The discriminator's training."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    rounds: int = 100
+    """Adversarial rounds: one generator update, then the discriminator's minibatches."""
+    controls: tuple[str, ...] = ()
+    """Controls run beside the agent, from the same start: mle_continued, constant, random, shuffled."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    device: str = "cpu"
+    """"cpu" or "cuda"."""
+    threads: int = 0
+    """Threads of the arithmetic; 0 leaves torch's choice. Part of the numbers: sums are rounded in another order."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0:
+            raise InputError(f"rounds must be at least 0, got {self.rounds}")
+        if self.seed < 0 or self.threads < 0:
+            raise InputError(f"seed and threads must be at least 0, got {self.seed} and {self.threads}")
+        for control in self.controls:
+            if control not in CONTROLS:
+                raise InputError(
+                    f"unknown control {control!r}{did_you_mean(control, list(CONTROLS))}; known are {', '.join(CONTROLS)}"
+                )
+
+
+def _paper(preset: str, **agent: Any) -> RunConfig:
+    """What both versions of the released code share: everything but the numbers that their table lists apart."""
+    return RunConfig(
+        preset=preset,
+        generator=GeneratorConfig(start_from_word_0=True),
+        mle=LikelihoodConfig(max_epochs=120, patience=0, shuffle=False, learning_rate=0.01),
+        network=NetworkConfig(name="paper_cnn", highway="biased"),
+        discriminator=DiscriminatorConfig(
+            learning_rate=1e-4,
+            weight_decay=0.0,
+            batch_size=32,  # the authors' minibatch of 64 mixes real and generated ones
+            pretrain_minibatches=46_800,
+            minibatches_per_round=4_680,
+            epochs_per_draw=3,
+            draw_size=9_984,
+        ),
+        agent=AgentConfig(
+            reward="discriminator", weights="q", normalize=False, loss="sum", num_rollouts=16, learning_rate=0.01, **agent
+        ),
+        rounds=200,
+        evaluation=EvaluationConfig(every=5, samples=9_984, final_samples=9_984, max_nll_rise=1e9),
+    )
+
+
+def _presets() -> dict[str, RunConfig]:
+    repo2017 = _paper("repo2017/1")
+    corrected = RunConfig(
+        preset="corrected/1",
+        mle=LikelihoodConfig(patience=3, decays=2),
+        network=NetworkConfig(widths=(1, 2, 3), embedding_dim=32, pool="sum", dropout=0.5, token_dropout=0.2),
+        discriminator=DiscriminatorConfig(pretrain_minibatches=2_000, pretrain_patience=3, weight_decay=0.1),
+        agent=AgentConfig(),
+        rounds=100,
+    )
+    replace = dataclasses.replace
+    return {
+        "paper2016": replace(
+            repo2017,
+            preset="paper2016/1",
+            mle=replace(repo2017.mle, learning_rate=0.001, max_epochs=240),
+            network=replace(repo2017.network, highway="unbiased"),
+            agent=replace(repo2017.agent, learning_rate=0.001),
+            rounds=800,
+        ),
+        "repo2017": repo2017,
+        "corrected": corrected,
+        "quick": RunConfig(
+            preset="quick/1",
+            data=DataConfig(vocab_size=50),
+            generator=GeneratorConfig(hidden_dim=8),
+            mle=LikelihoodConfig(learning_rate=0.005, max_epochs=40, patience=3, decays=2),
+            discriminator=DiscriminatorConfig(pretrain_minibatches=3_000),
+            agent=AgentConfig(),
+            rounds=120,
+            controls=CONTROLS,
+        ),
+        "text": replace(
+            corrected,
+            preset="text/1",
+            generator=GeneratorConfig(embedding_dim=64, hidden_dim=128),
+            mle=LikelihoodConfig(learning_rate=0.005, max_epochs=12, patience=1, decays=2),
+            discriminator=DiscriminatorConfig(pretrain_minibatches=1_000, pretrain_patience=2, weight_decay=0.1),
+            rounds=40,
+            evaluation=EvaluationConfig(samples=1024),
+        ),
+    }
+
+
+PRESETS: dict[str, RunConfig] = _presets()
+"""``paper2016``: the 2016 program (240 epochs and updates at 0.001, highway without biases, 800 rounds);
+``repo2017``: the released program (120 epochs and updates at 0.01, 200 rounds);
+``corrected``: what we recommend at the paper's size (early-stopped MLE, regularised discriminator, advantages);
+``quick``: a small vocabulary with a capacity-limited generator, minutes on a laptop, all controls;
+``text``: ``corrected`` with a larger generator, for a user's own corpus."""
+
+
+def preset(name: str) -> RunConfig:
+    """The settings of a preset. InputError for an unknown name."""
+    if name not in PRESETS:
+        known = list(PRESETS)
+        raise InputError(f"unknown preset {name!r}{did_you_mean(str(name), known)}; known are {', '.join(known)}")
+    return PRESETS[name]

@@ -1,0 +1,95 @@
+"""The real sequences of a run: drawn from an oracle, or read from a text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seqgan_rl.adversarial.config import DataConfig
+from seqgan_rl.adversarial.run_folder import RunFolder
+from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.streams import stream
+from seqgan_rl.envs.defaults import builtin_corpus
+from seqgan_rl.models.files import load_model, save_model
+from seqgan_rl.models.generator import LSTMGenerator, generators
+from seqgan_rl.models.oracle import Oracle
+from seqgan_rl.sequences import Corpus
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A corpus, and the oracle behind it where it is synthetic."""
+
+    corpus: Corpus
+    oracle: Oracle | None
+
+    def split(self, name: str) -> Tensor:
+        """Token ids of a split, int64, (N, T)."""
+        return torch.tensor(self.corpus.splits[name].tokens_NT)
+
+    @property
+    def forbidden(self) -> tuple[int, ...]:
+        """Words that are not sampled: UNK."""
+        unk = self.corpus.vocabulary.unk_id
+        return () if unk is None else (unk,)
+
+    def save(self, folder: RunFolder) -> None:
+        """Keep the data with the run, so that it can be continued and scored when its sources are gone."""
+        self.corpus.to_files(folder / "corpus")
+        if self.oracle is not None:
+            save_model(folder / "oracle", self.oracle.generator, "lstm")
+
+    @classmethod
+    def load(cls, folder: RunFolder) -> "RunData":
+        """What :meth:`save` wrote. InputError if it is not there or damaged."""
+        oracle = None
+        if (folder / "oracle").is_dir():
+            generator = load_model(folder / "oracle", generators)
+            if not isinstance(generator, LSTMGenerator):
+                raise InputError(f"{folder / 'oracle'} does not hold an oracle")
+            oracle = Oracle(generator, folder.config().data.oracle)
+        return cls(Corpus.from_files(folder / "corpus"), oracle)
+
+
+def prepare_data(config: DataConfig) -> RunData:
+    """Draw or read the data that a config describes. InputError for anything wrong with it."""
+    if config.corpus is not None:
+        return RunData(_text(config, config.corpus), None)
+    T = config.sequence_length or 20
+    if config.oracle.lstrip("-").isdigit():
+        seed = int(config.oracle)
+        if not 0 <= seed < 2**32:
+            raise InputError(f"oracle seed must lie in [0, 2^32), got {seed}")
+        oracle = Oracle.from_seed(seed, vocab_size=config.vocab_size, sequence_length=T)
+    else:
+        oracle = Oracle.from_npz(config.oracle, sequence_length=T)
+    rng = stream(config.data_seed, "data")
+    sizes = {"train": config.train_size, "valid": max(64, config.test_size // 4), "test": config.test_size}
+    drawn = {name: oracle.sample(n, rng).numpy() for name, n in sizes.items()}
+    corpus = Corpus.from_arrays(
+        drawn["train"],
+        drawn["valid"],
+        drawn["test"],
+        vocab_size=oracle.vocab_size,
+        drop_overlap=False,  # independent draws of a known distribution; dropping repeats would bias NLL_test
+        name=f"oracle {oracle.hash}",
+    )
+    return RunData(corpus, oracle)
+
+
+def _text(config: DataConfig, source: str) -> Corpus:
+    if source == "proverbs" and not Path(source).exists():
+        return builtin_corpus(config.sequence_length, config.level, config.min_count, config.max_vocab)
+    return Corpus.from_text(
+        source,
+        level=config.level,
+        test=config.test,
+        min_count=1 if config.min_count is None else config.min_count,
+        max_vocab=config.max_vocab,
+        sequence_length=config.sequence_length,
+        drop_longer=config.drop_longer,
+        eos=config.eos,
+        lowercase=config.lowercase,
+        seed=config.data_seed,
+    )

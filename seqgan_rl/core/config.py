@@ -1,0 +1,110 @@
+"""Configs as frozen dataclasses: from YAML or JSON, typed, unknown keys refused; presets, then a file, then flags."""
+
+import dataclasses
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.registry import did_you_mean
+
+C = TypeVar("C")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML (or JSON) file as a dictionary; plain data only, no tags that make objects."""
+    path = Path(path)
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"config file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"config file {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"config file {path} must hold a mapping of settings, got {type(value).__name__}")
+    return value
+
+
+def updated(config: C, values: dict[str, Any], where: str = "config") -> C:
+    """The config with some values replaced; nested dictionaries reach nested configs.
+
+    Values are checked against the annotations; a number written as a string (YAML reads ``1e-3`` as one) is a number.
+    Raises InputError naming the key for anything else.
+    """
+    hints = typing.get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise InputError(f"{where}: unknown setting {key!r}{did_you_mean(str(key), list(hints))}")
+        current = getattr(config, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, dict):
+                raise InputError(f"{where}: {key} must be a mapping of settings, got {value!r:.60}")
+            changes[key] = updated(current, value, f"{where}, {key}")
+        else:
+            changes[key] = _typed(value, hints[key], f"{where}: {key}")
+    try:
+        return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config as JSON-able nested dictionaries."""
+    return {
+        field.name: as_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        for field in dataclasses.fields(config)
+        for value in [getattr(config, field.name)]
+    }
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as the annotated type, or InputError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _typed(value, arguments[0], where)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        for argument in arguments:
+            if argument is not type(None):
+                try:
+                    return _typed(value, argument, where)
+                except InputError:
+                    continue
+        raise InputError(f"{where} must be {_name(hint)}, got {value!r:.60}")
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise InputError(f"{where} must be one of {', '.join(map(str, arguments))}; got {value!r:.60}")
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(item, arguments[0], where) for item in value)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is int and isinstance(value, float | str) and not isinstance(value, bool):
+        try:
+            if float(value) == int(float(value)):
+                return int(float(value))
+        except (ValueError, OverflowError):
+            pass
+    if hint is str and isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise InputError(f"{where} must be {_name(hint)}, got {value!r:.60}")
+
+
+def _name(hint: Any) -> str:
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        return f"a list, each {_name(arguments[0])}"
+    return " or ".join(_name(argument) for argument in arguments) if arguments else words.get(hint, str(hint))
