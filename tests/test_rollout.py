@@ -23,7 +23,7 @@ SIZE_IDS = ["V3T4", "V3T4eos", "V5T3", "V2T5eos"]
 
 
 class TablePolicy:
-    """Independent random logits after every prefix; its state is the prefix's number. Nothing is shared with the LSTM."""
+    """Independent random logits after every prefix; its state is the number of the prefix. No LSTM is involved."""
 
     def __init__(self, tree: SequenceTree, seed: int) -> None:
         self.tree, self.num_actions, self.eos_id = tree, tree.num_actions, tree.eos_id
@@ -65,7 +65,7 @@ def one_prefix_at_a_time(
     policy: RolloutPolicy, reward: Reward, tokens_BT: Tensor, lengths_B: Tensor, uniforms_BTNT: Tensor, pad_id: int
 ) -> Tensor:
     """Values of all prefixes through the other entrance, `prefix_values`, as an environment's steps would ask."""
-    B, T = tokens_BT.shape
+    T = tokens_BT.shape[1]
     columns = []
     for t in range(1, T + 1):
         so_far_B = lengths_B.clamp_max(t)
@@ -118,14 +118,20 @@ def test_estimates_agree_with_exact_q_per_sequence_and_position(
 def test_sampling_options_reshape_the_rollout_policy() -> None:
     """The same z-test when completions are drawn at temperature 0.5 without token 1: false alarm 1e-6."""
     tree, N = SequenceTree(3, 4, True), 3000
-    policy, reward_N, options = make_policy("lstm", tree), table_reward(tree, 2), SamplingOptions(temperature=0.5, forbidden=(1,))
+    policy, reward_N, options = (
+        make_policy("lstm", tree),
+        table_reward(tree, 2),
+        SamplingOptions(temperature=0.5, forbidden=(1,)),
+    )
     tokens_BT, lengths_B = some_sequences(tree, 8)
     tables = tree.policy_log_probs(policy, options)
     exact_BT, square_BT = (
         tree.q_of_sequences(ExactTask(tree, reward_N**power).evaluate(tables).q, tokens_BT, lengths_B).detach()
         for power in (1, 2)
     )
-    q_BT = action_values(policy, TableReward(tree, reward_N), tokens_BT, lengths_B, uniforms(8, 3, N, 4), options=options)
+    q_BT = action_values(
+        policy, TableReward(tree, reward_N), tokens_BT, lengths_B, uniforms(8, 3, N, 4), options=options
+    )
     z_BT = (q_BT - exact_BT) / ((square_BT - exact_BT**2).clamp_min(1e-12) / N).sqrt()
     is_estimate_BT = torch.arange(4) < lengths_B[:, None] - 1
     assert z_BT[is_estimate_BT].abs().max() < stats.norm.isf(1e-6 / (2 * int(is_estimate_BT.sum())))
@@ -137,7 +143,7 @@ def test_sampling_options_reshape_the_rollout_policy() -> None:
 def action_values_slowly(
     tree: SequenceTree, tables: Tables, reward_N: Tensor, tokens_BT: Tensor, lengths_B: Tensor, uniforms_BTNT: Tensor
 ) -> Tensor:
-    """The reference, Eq. (4) word for word: for every sequence, every position and every rollout, one token at a time."""
+    """The reference, Eq. (4) word for word: every sequence, position and rollout by itself, one token at a time."""
     B, T = tokens_BT.shape
     N = uniforms_BTNT.shape[2]
     number_of = {tuple(row): n for n, row in enumerate(tree.sequences()[0].tolist())}
@@ -157,7 +163,7 @@ def action_values_slowly(
                         row = row * tree.vocab_size + word
                     probabilities = tables[len(finished)][row].exp().tolist()
                     u, running = float(uniforms_BTNT[b, t - 1, n, len(finished)]), 0.0
-                    for token, probability in enumerate(probabilities):
+                    for token, probability in enumerate(probabilities):  # noqa: B007 - the last one, if rounding falls short
                         running += probability
                         if running > u:
                             break
@@ -170,7 +176,9 @@ def action_values_slowly(
 @pytest.mark.parametrize("size", SIZES, ids=SIZE_IDS)
 @pytest.mark.parametrize("kind", ["lstm", "table"])
 @pytest.mark.parametrize("N", [1, 7])
-def test_both_entrances_equal_the_plain_loops_from_equal_uniforms(size: tuple[int, int, bool], kind: str, N: int) -> None:
+def test_both_entrances_equal_the_plain_loops_from_equal_uniforms(
+    size: tuple[int, int, bool], kind: str, N: int
+) -> None:
     tree, B = SequenceTree(*size), 10
     policy, reward_N, T = make_policy(kind, tree), table_reward(tree, seed=2), size[1]
     tokens_BT, lengths_B = some_sequences(tree, B, seed=3)
@@ -247,7 +255,7 @@ def test_permuting_the_batch_permutes_the_values_and_a_row_changes_itself_alone(
 
 
 def test_prefix_values_of_rows_at_different_depths_equal_each_row_alone() -> None:
-    """What a vector environment asks: finished and unfinished rows of all lengths, in no order; the tail is not read."""
+    """What a vector environment asks: finished and unfinished rows of all lengths, unordered; the tail is not read."""
     tree, T, N = SequenceTree(3, 5, True), 5, 4
     policy, reward = make_policy("lstm", tree), TableReward(tree, table_reward(tree, 0))
     prefixes_BT = torch.full((7, T), tree.pad_id)
@@ -285,7 +293,9 @@ def test_sequences_of_one_token_need_no_rollout() -> None:
     tree = SequenceTree(4, 1)
     reward_N = table_reward(tree, 0)
     tokens_NT, lengths_N = tree.sequences()
-    q_NT = action_values(make_policy("lstm", tree), TableReward(tree, reward_N), tokens_NT, lengths_N, uniforms(4, 0, 3, 1))
+    q_NT = action_values(
+        make_policy("lstm", tree), TableReward(tree, reward_N), tokens_NT, lengths_N, uniforms(4, 0, 3, 1)
+    )
     assert torch.equal(q_NT[:, 0], reward_N.float())
 
 
@@ -341,7 +351,7 @@ def test_shuffled_values_are_whole_profiles_of_other_rows() -> None:
 
 
 def test_shuffled_values_of_sequences_that_end_apart_hold_no_hole() -> None:
-    """Variable length: where the giver ended earlier, its reward stands; a zero there would punish long sequences."""
+    """Variable length: where the giver ended earlier, its reward stands; a zero there would punish long ones."""
     tree, B = SequenceTree(3, 4, True), 40
     inner = TableReward(tree, table_reward(tree, 0) + 1)  # rewards in [1, 2): a zero cannot be a value
     tokens_BT, lengths_B = some_sequences(tree, B)

@@ -179,7 +179,7 @@ class EvaluationConfig:
 class RunConfig:
     """Everything that decides the numbers of a run."""
 
-    preset: str = "quick"
+    preset: Annotated[str, tyro.conf.Suppress] = "quick"
     """Where the settings started from, with its version."""
     seed: int = 0
     """Seed of the run."""

@@ -78,6 +78,8 @@ class DiscriminatorTrainer:
         Returns:
             Means over all minibatches: loss (nats), accuracy on real and on generated sequences, gradient norm.
         """
+        if len(fake_BT) == 0:
+            return {}
         size, records = self.config.batch_size, []
         self.discriminator.train()
         with torch_seeded(self.rng):

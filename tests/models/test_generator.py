@@ -18,11 +18,15 @@ from seqgan_rl.models.sampling import SamplingOptions
 torch.set_num_threads(1)
 
 
-def make_lstm(num_actions: int, sequence_length: int, has_eos: bool = False, seed: int = 0, **options: Any) -> LSTMGenerator:
+def make_lstm(
+    num_actions: int, sequence_length: int, has_eos: bool = False, seed: int = 0, **options: Any
+) -> LSTMGenerator:
     """An LSTM with weights large enough that its conditionals differ from prefix to prefix."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LSTMGenerator(num_actions, sequence_length, has_eos, **{"embedding_dim": 4, "hidden_dim": 6, "init_std": 1.0} | options)
+        return LSTMGenerator(
+            num_actions, sequence_length, has_eos, **{"embedding_dim": 4, "hidden_dim": 6, "init_std": 1.0} | options
+        )
 
 
 class SumGenerator(Generator):
@@ -63,12 +67,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("prefix", [[], [2]], ids=["", "prefix"])
 @pytest.mark.parametrize("kind", ["fused", "generic", "user"])
-def test_sampled_sequences_have_the_reported_probabilities(has_eos: bool, name: str, prefix: list[int], kind: str) -> None:
+def test_sampled_sequences_have_the_reported_probabilities(
+    has_eos: bool, name: str, prefix: list[int], kind: str
+) -> None:
     """Chi-square over whole sequences: false alarm 1e-6 a case; none with probability 0 is ever drawn."""
     V, T, n = 3, 3, 6000
     tree, options = SequenceTree(V, T, has_eos), OPTIONS[name]
-    generator: Generator = SumGenerator(V + has_eos, T, has_eos) if kind == "user" else make_lstm(V + has_eos, T, has_eos)
-    tokens_NT, lengths_N = tree.sequences()
+    generator: Generator = (
+        SumGenerator(V + has_eos, T, has_eos) if kind == "user" else make_lstm(V + has_eos, T, has_eos)
+    )
+    tokens_NT, _ = tree.sequences()
     logp_NT = generator.log_prob(tokens_NT, **options)[:, len(prefix) :]
     starts_N = (tokens_NT[:, : len(prefix)] == torch.tensor(prefix, dtype=torch.int64)).all(dim=1)
     p_N = torch.where(starts_N, logp_NT.double().sum(dim=1).exp(), 0.0).detach().numpy()
@@ -88,7 +96,10 @@ def test_sampled_sequences_have_the_reported_probabilities(has_eos: bool, name: 
     order = np.argsort(p_N)[::-1]
     expected, observed = n * p_N[order], counts_N[order]
     rare = expected < 5  # pooled into one cell, as the chi-square approximation asks
-    expected, observed = np.append(expected[~rare], expected[rare].sum()), np.append(observed[~rare], observed[rare].sum())
+    expected, observed = (
+        np.append(expected[~rare], expected[rare].sum()),
+        np.append(observed[~rare], observed[rare].sum()),
+    )
     kept = expected > 0.5
     if kept.sum() > 1:
         statistic = ((observed - expected)[kept] ** 2 / expected[kept]).sum()
@@ -101,7 +112,9 @@ def test_sampled_sequences_have_the_reported_probabilities(has_eos: bool, name: 
 def test_probabilities_of_all_sequences_sum_to_one(has_eos: bool, options: dict[str, Any]) -> None:
     generator = make_lstm(4 + has_eos, 4, has_eos).double()
     tokens_NT, _ = SequenceTree(4, 4, has_eos).sequences()
-    assert float(generator.log_prob(tokens_NT, **options).detach().sum(dim=1).exp().sum()) == pytest.approx(1, abs=1e-12)
+    assert float(generator.log_prob(tokens_NT, **options).detach().sum(dim=1).exp().sum()) == pytest.approx(
+        1, abs=1e-12
+    )
 
 
 # ---------------------------------------------------------------- the fused decoder is the generic one
@@ -187,7 +200,9 @@ def test_rows_of_different_starts_advance_together_as_if_alone() -> None:
 # ---------------------------------------------------------------- log_prob
 
 
-def log_prob_slowly(generator: LSTMGenerator, tokens_BT: Tensor, temperature: float, forbidden: tuple[int, ...]) -> Tensor:
+def log_prob_slowly(
+    generator: LSTMGenerator, tokens_BT: Tensor, temperature: float, forbidden: tuple[int, ...]
+) -> Tensor:
     """The reference: gate equations of one sequence at a time, in the order of the docstring, plain softmax."""
     g, H = generator, generator.hidden_dim
     rows = []
@@ -214,7 +229,11 @@ def log_prob_slowly(generator: LSTMGenerator, tokens_BT: Tensor, temperature: fl
 @pytest.mark.parametrize("has_eos", [False, True], ids=["fixed", "eos"])
 @pytest.mark.parametrize(("temperature", "forbidden"), [(1.0, ()), (0.7, (2,))])
 def test_log_prob_and_its_gradient_equal_the_plain_loop(
-    start_token: int | None, has_eos: bool, temperature: float, forbidden: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    start_token: int | None,
+    has_eos: bool,
+    temperature: float,
+    forbidden: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Values and gradients within 1e-6 in float64, over several blocks of rows, PAD and forbidden tokens included."""
     monkeypatch.setattr(kernels, "BLOCK_ELEMENTS", 1)
@@ -283,7 +302,9 @@ def test_weights_scaled_by_100_do_not_overflow(num_actions: int) -> None:
 def test_the_released_generator_has_333_320_parameters() -> None:
     generator = LSTMGenerator(5000, 20, start_token=0)
     assert sum(parameter.numel() for parameter in generator.parameters()) == 333_320
-    assert float(torch.cat([p.detach().flatten() for p in generator.parameters()]).std()) == pytest.approx(0.1, rel=0.01)
+    assert float(torch.cat([p.detach().flatten() for p in generator.parameters()]).std()) == pytest.approx(
+        0.1, rel=0.01
+    )
 
 
 def test_start_token_0_is_the_word_0() -> None:
@@ -314,7 +335,7 @@ def test_the_amount_of_randomness_used_depends_on_the_shape_alone() -> None:
     generator, after = make_lstm(5, 6, True), []
     for options in ({}, {"prefix": [0, 1]}, {"top_k": 2}, {"temperature": 5.0}):
         rng = np.random.default_rng(0)
-        generator.sample(7, rng=rng, **options)  # type: ignore[arg-type]
+        generator.sample(7, rng=rng, **options)
         after.append(rng.random())
     assert len(set(after)) == 1
 

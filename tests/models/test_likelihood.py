@@ -1,6 +1,7 @@
 """Maximum likelihood: it finds a known distribution, keeps the best weights, and continues bit for bit."""
 
 import copy
+import itertools
 import math
 from typing import Any
 
@@ -129,7 +130,7 @@ def test_patience_0_runs_every_epoch_and_keeps_the_last_weights() -> None:
 def test_a_resumed_training_gives_the_same_bits(epochs_before: int) -> None:
     whole, first, second = small_trainer(), small_trainer(), small_trainer()
     expected = list(whole.epochs())
-    got = []
+    got: list[dict[str, float]] = []
     while len(got) < epochs_before and not first.done:
         got.append(first.run_epoch())
     second.rng.random(17)  # wherever its stream stands
@@ -140,26 +141,28 @@ def test_a_resumed_training_gives_the_same_bits(epochs_before: int) -> None:
         assert torch.equal(second.generator.state_dict()[name], weights), name
 
 
+class Rows:
+    """Stands in for forty sequences and notes which are asked for."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        self.seen.append(rows.tolist())
+        return torch.zeros(len(rows), 6, dtype=torch.int64)
+
+
 def test_the_order_of_the_data_is_the_rngs_or_none() -> None:
     """Without shuffling every epoch sees the same minibatches; with it no epoch repeats another, and all see all."""
     for shuffle in (False, True):
         trainer = small_trainer(shuffle=shuffle, patience=0, max_epochs=3)
-        seen: list[list[int]] = []
-        rows_40 = torch.arange(40)
-
-        class Rows:
-            """Stands in for the data and notes the rows asked for."""
-
-            def __len__(self) -> int:
-                return 40
-
-            def __getitem__(self, rows: Tensor) -> Tensor:
-                seen.append(rows_40[rows].tolist())
-                return torch.zeros(len(rows), 6, dtype=torch.int64)
-
-        trainer.train_BT = Rows()  # type: ignore[assignment]
+        rows = Rows()
+        trainer.train_BT = rows  # type: ignore[assignment]
         list(trainer.epochs())
-        epochs = [sum(seen[5 * e : 5 * e + 5], []) for e in range(3)]
+        epochs = [list(itertools.chain.from_iterable(rows.seen[5 * e : 5 * e + 5])) for e in range(3)]
         assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
         assert (epochs[0] == epochs[1]) is not shuffle
 

@@ -78,7 +78,9 @@ def test_shifting_logits_changes_no_draw_and_none_overflow() -> None:
     uniforms_R = torch.rand(200, generator=torch.Generator().manual_seed(1))
     picks_R = pick_from_logits(logits_RV, uniforms_R)
     assert torch.equal(pick_from_logits(logits_RV + 512, uniforms_R), picks_R)
-    assert torch.equal(pick_from_logits(logits_RV * 1e4, uniforms_R), logits_RV.argmax(dim=1))  # nearest two: 1e-4 apart
+    assert torch.equal(
+        pick_from_logits(logits_RV * 1e4, uniforms_R), logits_RV.argmax(dim=1)
+    )  # nearest two: 1e-4 apart
 
 
 def filter_slowly(logits: list[float], options: SamplingOptions) -> list[float]:

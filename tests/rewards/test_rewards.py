@@ -146,7 +146,9 @@ def test_a_reward_is_float32_without_gradient_and_each_row_its_own(name: str) ->
 
 @pytest.mark.parametrize("form", ["probability", "logit"])
 @pytest.mark.parametrize("was_training", [True, False])
-def test_the_discriminator_scores_in_evaluation_mode_whatever_mode_it_was_left_in(form: str, was_training: bool) -> None:
+def test_the_discriminator_scores_in_evaluation_mode_whatever_mode_it_was_left_in(
+    form: str, was_training: bool
+) -> None:
     """No dropout in rewards (pitfall 2 of seqgan.md), and the mode, of all submodules, is put back."""
     discriminator, (tokens_BT, lengths_B) = make_discriminator(), some_tokens()
     reward = DiscriminatorReward(discriminator, form)
@@ -156,14 +158,21 @@ def test_the_discriminator_scores_in_evaluation_mode_whatever_mode_it_was_left_i
     reward_B = reward(tokens_BT, lengths_B)
     torch.testing.assert_close(reward_B, logits_B.sigmoid() if form == "probability" else logits_B, rtol=0, atol=1e-5)
     assert torch.equal(reward(tokens_BT, lengths_B), reward_B)
-    assert [module.training for module in discriminator.modules()] == [was_training] * len(list(discriminator.modules()))
+    assert [module.training for module in discriminator.modules()] == [was_training] * len(
+        list(discriminator.modules())
+    )
 
 
 def test_the_mode_is_put_back_after_an_error() -> None:
     discriminator = make_discriminator().train()
-    with pytest.raises(KeyError), evaluation_mode(discriminator):
-        assert not discriminator.training
-        raise KeyError
+
+    def fail() -> None:
+        with evaluation_mode(discriminator):
+            assert not discriminator.training
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert discriminator.training
 
 
@@ -212,7 +221,9 @@ def test_shuffled_is_a_permutation_of_the_inner_reward() -> None:
         torch.testing.assert_close(got_B.sort().values, inner_B.sort().values)
         assert not torch.equal(got_B, inner_B)
     assert not torch.equal(first_B, second_B)
-    assert torch.equal(shuffled.score(tokens_BT, lengths_B), inner_B), "completions are averaged before they are permuted"
+    assert torch.equal(shuffled.score(tokens_BT, lengths_B), inner_B), (
+        "completions are averaged before they are permuted"
+    )
 
 
 @pytest.mark.parametrize(
@@ -241,10 +252,15 @@ def test_a_function_is_a_reward_and_its_answer_is_checked() -> None:
     tokens_BT, lengths_B = some_tokens(4)
     assert as_reward(lambda tokens, lengths: lengths)(tokens_BT, lengths_B).tolist() == [float(T)] * 4
     assert as_reward(lambda tokens, lengths: [1, 2, 3, 4])(tokens_BT, lengths_B).tolist() == [1, 2, 3, 4]  # type: ignore[arg-type, return-value]
-    for bad in (lambda tokens, lengths: tokens, lambda tokens, lengths: 1.0, lambda tokens, lengths: lengths[:2]):
+    wrong: list[Any] = [
+        lambda tokens, lengths: tokens,
+        lambda tokens, lengths: 1.0,
+        lambda tokens, lengths: lengths[:2],
+    ]
+    for bad in wrong:
         with pytest.raises(ValueError, match=r"a reward must return shape \(4,\), one number a row; got"):
             as_reward(bad)(tokens_BT, lengths_B)
-    with pytest.raises(TypeError, match="a reward is a Reward or a function of .* got str"):
+    with pytest.raises(TypeError, match=r"a reward is a Reward or a function of .* got str"):
         as_reward("probability")  # type: ignore[arg-type]
     reward = ConstantReward()
     assert as_reward(reward) is reward
@@ -268,10 +284,16 @@ def test_every_name_makes_its_reward_and_says_what_it_lacks() -> None:
         "shuffled": ShuffledReward,
     }
     lacking = RewardParts(rng=np.random.default_rng(0))
-    for name, words in (("logit", "needs a discriminator"), ("oracle", "needs the oracle"), ("shuffled", "needs a discriminator")):
+    for name, words in (
+        ("logit", "needs a discriminator"),
+        ("oracle", "needs the oracle"),
+        ("shuffled", "needs a discriminator"),
+    ):
         with pytest.raises(InputError, match=words):
             rewards[name](lacking)
     with pytest.raises(InputError, match="needs the generator"):
         rewards["oracle_log_ratio"](RewardParts(oracle=parts["oracle"], rng=parts["rng"]))
-    with pytest.raises(InputError, match="unknown reward 'shufled' \\(did you mean 'shuffled'\\?\\); known are: constant, "):
+    with pytest.raises(
+        InputError, match="unknown reward 'shufled' \\(did you mean 'shuffled'\\?\\); known are: constant, "
+    ):
         rewards["shufled"]

@@ -1,0 +1,242 @@
+"""The command line: ``seqgan-rl train | sample | evaluate | envs``. Each command is a Python function first.
+
+Whatever is wrong with what a user gave is said in one line on standard error, and the exit status is 2; a run stopped
+by Ctrl-C exits with 130 and says how to go on.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
+
+from seqgan_rl import __version__
+from seqgan_rl.core.errors import InputError
+
+A = TypeVar("A")
+PROGRAM = "seqgan-rl"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the program; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"{PROGRAM} {__version__}")
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    try:
+        if command not in COMMANDS:
+            from seqgan_rl.core.registry import did_you_mean
+
+            hint = did_you_mean(command, list(COMMANDS))
+            raise InputError(f"unknown command {command!r}{hint}; known are {', '.join(COMMANDS)}")
+        return COMMANDS[command](rest)
+    except InputError as error:
+        print(f"{PROGRAM} {command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"{PROGRAM} {command}: stopped: {error}; the last checkpoint is good", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        sys.stderr.close()
+        return 1
+
+
+# --- train ------------------------------------------------------------------------------------------------------
+
+
+def _train(arguments: list[str]) -> int:
+    """Train on the oracle, or on your own text: a preset, then a YAML file, then flags."""
+    import argparse
+
+    import tyro
+    from rich.console import Console
+
+    from seqgan_rl.adversarial.config import PRESETS, RunConfig, preset
+    from seqgan_rl.adversarial.trainer import train
+    from seqgan_rl.core.config import read_yaml, updated
+
+    # what decides the defaults of everything else is read first
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--preset", "--config", "--corpus", "--resume"):
+        first.add_argument(flag)
+    try:
+        early, _ = first.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
+    from_file = {} if early.config is None else read_yaml(early.config)
+    corpus = early.corpus or (from_file.get("data") or {}).get("corpus")
+    name = early.preset or from_file.pop("preset", None) or ("quick" if corpus is None else "text")
+    settings = updated(preset(str(name).split("/")[0]), from_file, str(early.config))
+
+    @dataclass(frozen=True, kw_only=True)
+    class TrainArguments:
+        """Train SeqGAN: likelihood pretraining, discriminator pretraining, adversarial training, controls, a table.
+
+        Settings are a preset's, then those of a YAML file, then flags. Without --corpus the data are an oracle's.
+        """
+
+        preset: Annotated[str, tyro.conf.arg(help=f"One of {', '.join(PRESETS)}.")] = name
+        config: Annotated[str | None, tyro.conf.arg(help="A YAML file of settings, nested as the flags are.")] = None
+        run: Annotated[str | None, tyro.conf.arg(help="Run folder to make. None: runs/PRESET-DATE-TIME.")] = None
+        resume: Annotated[str | None, tyro.conf.arg(help="Continue the run in this folder, with its settings.")] = None
+        quiet: Annotated[bool, tyro.conf.arg(help="No progress bars.")] = False
+        settings: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: settings)
+
+    chosen = _parse(TrainArguments, "train", arguments)
+    if chosen.resume is not None:
+        extra = [word for word in arguments if word.startswith("--") and word not in ("--resume", "--quiet")]
+        extra = [word for word in extra if not word.startswith("--resume=")]
+        if extra:
+            raise InputError(f"--resume continues with the run's own settings; leave out {', '.join(extra)}")
+    run = chosen.resume or chosen.run
+    try:
+        result = train(chosen.settings, run, resume=chosen.resume is not None, progress=not chosen.quiet)
+    except KeyboardInterrupt:
+        where = run or _newest_run()
+        print(f"\ninterrupted; continue with: {PROGRAM} train --resume {where}", file=sys.stderr)
+        return 130
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(result.table)
+    console.print(f"\n{result.verdict}\n", highlight=False)
+    print(f"run folder: {result.folder}  (results.md, samples.txt, figures/, checkpoints/, tensorboard/)")
+    return 0
+
+
+def _newest_run() -> str:
+    """The run folder that ``train`` made last."""
+    from pathlib import Path
+
+    runs = [path for path in Path("runs").glob("*") if (path / "config.json").is_file()]
+    return str(max(runs, key=lambda path: path.stat().st_mtime)) if runs else "RUN"
+
+
+# --- sample, evaluate, envs -------------------------------------------------------------------------------------
+
+
+def _sample(arguments: list[str]) -> int:
+    """Print sequences from a run's generator."""
+    import tyro
+
+    from seqgan_rl.adversarial.results import sample
+
+    @dataclass(frozen=True, kw_only=True)
+    class SampleArguments:
+        """Print sequences from a run's generator, one a line."""
+
+        run: str
+        """Run folder."""
+        n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 20
+        """How many."""
+        prompt: str = ""
+        """Text that every sequence starts with."""
+        temperature: float = 1.0
+        """Divides the logits: below 1 is safer, above 1 more varied."""
+        top_k: int | None = None
+        """Draw from the k likeliest tokens only."""
+        top_p: float | None = None
+        """Draw from the smallest set of tokens with this probability."""
+        seed: int = 0
+        """Another seed gives other sequences."""
+        model: str | None = None
+        """mle, seqgan or a control; None takes SeqGAN's, or the MLE's before there is one."""
+
+    chosen = _parse(SampleArguments, "sample", arguments)
+    options = dict(vars(chosen))
+    print("\n".join(sample(options.pop("run"), options.pop("n"), **options)))
+    return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    """Print the scores of a run's generators, with their signature."""
+    from rich.console import Console
+
+    from seqgan_rl.adversarial.results import evaluate
+
+    @dataclass(frozen=True, kw_only=True)
+    class EvaluateArguments:
+        """Print the scores of all generators of a run on its test split, with their signature."""
+
+        run: str
+        """Run folder."""
+        samples: int | None = None
+        """Sequences drawn from each generator; None takes the run's setting."""
+        seed: int = 0
+        """Seed of the drawn sequences."""
+        json: bool = False
+        """Print JSON, one object a model, instead of a table."""
+
+    chosen = _parse(EvaluateArguments, "evaluate", arguments)
+    table, rows = evaluate(chosen.run, n_samples=chosen.samples, seed=chosen.seed)
+    if chosen.json:
+        print("\n".join(json.dumps(row) for row in rows))
+    else:
+        Console(width=None if sys.stdout.isatty() else 110).print(table)
+    return 0
+
+
+def _envs(arguments: list[str]) -> int:
+    """List the environments and their arguments."""
+    import dataclasses
+
+    from seqgan_rl.envs.options import CorpusOptions, ExactOptions, OracleOptions
+
+    @dataclass(frozen=True, kw_only=True)
+    class EnvsArguments:
+        """List the environments and the arguments of ``gym.make`` with their defaults."""
+
+    _parse(EnvsArguments, "envs", arguments)
+    for name, options in (("Oracle", OracleOptions), ("Corpus", CorpusOptions), ("Exact", ExactOptions)):
+        print(f'SeqGAN/{name}-v0   gym.make("SeqGAN/{name}-v0", ...), gym.make_vec(..., num_envs=64)')
+        for option in dataclasses.fields(options):
+            print(f"    {option.name}={option.default!r}")
+    return 0
+
+
+# --- parsing ----------------------------------------------------------------------------------------------------
+
+
+def _parse(kind: Callable[..., A], command: str, arguments: list[str]) -> A:
+    """Arguments as a dataclass; what tyro has to complain of becomes one line."""
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, prog=f"{PROGRAM} {command}", args=arguments)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in complaint.getvalue().splitlines()]
+        text = re.sub(r"(For full helptext,.*)|(Argument helptext:.*)", "", " ".join(filter(None, lines)))
+        raise InputError(f"{' '.join(text.split())} (see {PROGRAM} {command} --help)") from None
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "sample": _sample,
+    "evaluate": _evaluate,
+    "envs": _envs,
+}
+
+
+def _overview() -> str:
+    lines = "\n".join(f"  {name:<10}{(function.__doc__ or '').splitlines()[0]}" for name, function in COMMANDS.items())
+    return (
+        f"usage: {PROGRAM} COMMAND [OPTIONS]\n\nSeqGAN as reinforcement learning.\n\ncommands:\n{lines}\n\n"
+        f"{PROGRAM} COMMAND --help describes a command; {PROGRAM} --version prints the version.\n\n"
+        f"examples:\n"
+        f"  {PROGRAM} train                                     the quick preset: minutes, with all controls\n"
+        f"  {PROGRAM} train --corpus captions.txt --level word  your own text, one sequence a line\n"
+        f"  {PROGRAM} sample --run runs/RUN -n 20 --prompt \"a man\"\n"
+        f"  {PROGRAM} evaluate --run runs/RUN"
+    )
+
