@@ -52,9 +52,12 @@ def test_a_draw_equals_the_plain_loop_for_every_uniform(V: int) -> None:
 
 
 @pytest.mark.parametrize("V", [2, 64, 65, 130, 1000])
-@pytest.mark.parametrize("u", [0.0, 2**-24, 0.5, 1 - 2**-23, LARGEST_UNIFORM])
+@pytest.mark.parametrize("u", [0.0, 2**-24, 0.5, 1 - 2**-23, LARGEST_UNIFORM, 1.0])
 def test_weight_zero_is_never_drawn(V: int, u: float) -> None:
-    """Also where whole blocks are zero, at both ends of the uniform's range, and when only one entry is positive."""
+    """Also where whole blocks are zero, at both ends of the uniform's range, and when only one entry is positive.
+
+    1 is outside the range, but a float64 uniform rounded to float32 can be 1.
+    """
     many_RV = some_weights(500, V, seed=3, share_of_zeros=0.9)
     tiny_RV = many_RV * 1e-30
     alone_VV = torch.eye(V)
@@ -124,6 +127,12 @@ def test_filters_equal_the_plain_loop(options: SamplingOptions) -> None:
     expected_RV = torch.tensor([filter_slowly(row, options) for row in logits_RV.tolist()], dtype=torch.float64)
     torch.testing.assert_close(options.apply(logits_RV), expected_RV, rtol=1e-12, atol=1e-12)
     assert torch.equal(logits_RV, before_RV), "the caller's logits are left alone"
+
+
+def test_the_nucleus_stops_where_its_mass_reaches_p() -> None:
+    """Four equal tokens, p = 1/2: two of them are enough."""
+    kept_V = SamplingOptions(top_p=0.5).apply(torch.zeros(1, 4))[0] > -math.inf
+    assert kept_V.tolist() == [True, True, False, False]
 
 
 def test_ties_at_the_kth_are_all_kept() -> None:
