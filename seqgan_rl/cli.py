@@ -9,9 +9,11 @@ import io
 import json
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from seqgan_rl import __version__
@@ -45,8 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"{PROGRAM} {command}: stopped: {error}; the last checkpoint is good", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"\n{PROGRAM} {command}: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         sys.stderr.close()
+        return 1
+    except OSError as error:  # a full disk, a file that may not be written
+        print(f"{PROGRAM} {command}: stopped: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else "no more memory"
+        print(f"{PROGRAM} {command}: {reason}; ask for smaller sizes", file=sys.stderr)
         return 1
 
 
@@ -61,6 +75,7 @@ def _train(arguments: list[str]) -> int:
     from rich.console import Console
 
     from seqgan_rl.adversarial.config import PRESETS, RunConfig, preset
+    from seqgan_rl.adversarial.run_folder import new_run_path
     from seqgan_rl.adversarial.trainer import train
     from seqgan_rl.core.config import read_yaml, updated
 
@@ -73,9 +88,10 @@ def _train(arguments: list[str]) -> int:
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from None
     from_file = {} if early.config is None else read_yaml(early.config)
-    corpus = early.corpus or (from_file.get("data") or {}).get("corpus")
-    name = early.preset or from_file.pop("preset", None) or ("quick" if corpus is None else "text")
-    settings = updated(preset(str(name).split("/")[0]), from_file, str(early.config))
+    file_data, file_preset = from_file.get("data"), from_file.pop("preset", None)
+    corpus = early.corpus or (file_data.get("corpus") if isinstance(file_data, dict) else None)
+    name = str(early.preset or file_preset or ("quick" if corpus is None else "text"))
+    settings = updated(preset(name.split("/")[0]), from_file, str(early.config))
 
     @dataclass(frozen=True, kw_only=True)
     class TrainArguments:
@@ -97,26 +113,19 @@ def _train(arguments: list[str]) -> int:
         extra = [word for word in extra if not word.startswith("--resume=")]
         if extra:
             raise InputError(f"--resume continues with the run's own settings; leave out {', '.join(extra)}")
-    run = chosen.resume or chosen.run
+    run = chosen.resume or chosen.run or str(new_run_path(chosen.settings.preset.split("/")[0]))
     try:
         result = train(chosen.settings, run, resume=chosen.resume is not None, progress=not chosen.quiet)
     except KeyboardInterrupt:
-        where = run or _newest_run()
-        print(f"\ninterrupted; continue with: {PROGRAM} train --resume {where}", file=sys.stderr)
+        if not (Path(run) / "config.json").is_file():
+            raise
+        print(f"\ninterrupted; continue with: {PROGRAM} train --resume {shlex.quote(run)}", file=sys.stderr)
         return 130
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(result.table)
     console.print(f"\n{result.verdict}\n", highlight=False)
     print(f"run folder: {result.folder}  (results.md, samples.txt, figures/, checkpoints/, tensorboard/)")
     return 0
-
-
-def _newest_run() -> str:
-    """The run folder that ``train`` made last."""
-    from pathlib import Path
-
-    runs = [path for path in Path("runs").glob("*") if (path / "config.json").is_file()]
-    return str(max(runs, key=lambda path: path.stat().st_mtime)) if runs else "RUN"
 
 
 # --- sample, evaluate, envs -------------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ Letters: B sequences, T tokens each.
 
 import copy
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch import Tensor
 
 from seqgan_rl.core.streams import stream
@@ -58,10 +60,16 @@ class AdversarialCallback(BaseCallback):
         self.unseen = 0
         """Sequences finished since the last retraining."""
         self.retrainings = 0
+        self.rollout_policy: Generator | None = None
 
     def _init_callback(self) -> None:
+        if isinstance(self.training_env.unwrapped, SubprocVecEnv):
+            raise ValueError(
+                "AdversarialCallback cannot retrain the discriminators of environments in subprocesses; "
+                "use make_sb3_env(...) or DummyVecEnv"
+            )
         if self.trainer is None:
-            discriminator = paying_discriminator(self.training_env.get_attr("reward", indices=0)[0])
+            discriminator = paying_discriminator(self._own_reward())
             if discriminator is None:
                 raise ValueError(
                     "AdversarialCallback retrains the discriminator that pays, but the environment's reward has none; "
@@ -71,13 +79,30 @@ class AdversarialCallback(BaseCallback):
             self.trainer = DiscriminatorTrainer(discriminator, real, self.config, stream(self.seed, "discriminator"))
         generator = self.generator
         if generator is not None:
-            self.rollout_policy = generator if self.rollout_update_rate == 1 else copy.deepcopy(generator)
+            if self.rollout_update_rate == 1:
+                self.rollout_policy = generator
+            elif self.rollout_policy is None:  # another learn() goes on with β
+                self.rollout_policy = copy.deepcopy(generator)
             self.training_env.env_method("set_rollout_policy", self.rollout_policy)
+
+    def _own_reward(self) -> Reward:
+        """The reward that pays. One that the environment made by name is shared with all equal environments of the
+        process; training its discriminator would reach into those of other agents, so this agent gets a copy."""
+        reward, task, options = (self.training_env.get_attr(name, indices=0)[0] for name in ("reward", "task", "options"))
+        is_by_name = all(isinstance(part, str | Path) for part in (options.reward, options.discriminator))
+        if is_by_name and reward is task.reward:
+            reward = copy.deepcopy(reward)
+            self.training_env.env_method("set_reward", reward)
+        return reward  # type: ignore[no-any-return]
 
     @property
     def generator(self) -> Generator | None:
         """The agent's generator, if its policy holds one."""
         return getattr(self.model.policy, "generator", None)
+
+    @property
+    def _has_own_beta(self) -> bool:
+        return self.generator is not None and self.rollout_policy is not self.generator
 
     def _on_rollout_start(self) -> None:
         self._follow()
@@ -90,7 +115,7 @@ class AdversarialCallback(BaseCallback):
             if done and not info.get("TimeLimit.truncated", False):
                 self.unseen += 1
                 if self.generator is None:
-                    self.sequences.append(np.asarray(info["terminal_observation"], dtype=np.int64))
+                    self.sequences.append(info["sequence"])
         return True
 
     def _on_rollout_end(self) -> None:
@@ -118,13 +143,16 @@ class AdversarialCallback(BaseCallback):
         return torch.from_numpy(np.stack([self.sequences[row] for row in rows]))
 
     def _forbidden(self) -> tuple[int, ...]:
-        forbidden: tuple[int, ...] = self.training_env.get_attr("forbidden", indices=0)[0]
+        """What the agent never plays: its policy knows, which need not be the environment's mask."""
+        options = getattr(self.model.policy, "sampling_options", None)
+        forbidden: tuple[int, ...] = () if options is None else options.forbidden
         return forbidden
 
     @torch.no_grad()
     def _follow(self) -> None:
         """β <- β + rate * (θ - β)."""
-        if self.generator is not None and self.rollout_policy is not self.generator and self.unseen:
+        if self._has_own_beta and self.unseen:
+            assert self.rollout_policy is not None and self.generator is not None
             for beta, theta in zip(self.rollout_policy.parameters(), self.generator.parameters(), strict=True):
                 beta.lerp_(theta, self.rollout_update_rate)
 
@@ -139,14 +167,13 @@ class AdversarialCallback(BaseCallback):
     def state_dict(self) -> dict[str, Any]:
         """Discriminator, its optimiser, counters, random state, gathered sequences and β."""
         assert self.trainer is not None
-        follows = self.generator is not None and self.rollout_policy is not self.generator
         return {
             "trainer": self.trainer.state_dict(),
             "rng": self.rng.bit_generator.state,
             "unseen": self.unseen,
             "retrainings": self.retrainings,
             "sequences": np.array(self.sequences, dtype=np.int64),
-            "rollout_policy": self.rollout_policy.state_dict() if follows else None,
+            "rollout_policy": self.rollout_policy.state_dict() if self._has_own_beta and self.rollout_policy else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -157,7 +184,7 @@ class AdversarialCallback(BaseCallback):
         self.unseen, self.retrainings = state["unseen"], state["retrainings"]
         self.sequences.clear()
         self.sequences.extend(state["sequences"])
-        if state["rollout_policy"] is not None:
+        if state["rollout_policy"] is not None and self.rollout_policy is not None:
             self.rollout_policy.load_state_dict(state["rollout_policy"])
 
 

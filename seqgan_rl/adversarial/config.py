@@ -11,7 +11,7 @@ import tyro
 
 from seqgan_rl.agents.policy_gradient import BASELINES
 from seqgan_rl.core.errors import InputError
-from seqgan_rl.core.registry import did_you_mean
+from seqgan_rl.core.registry import accepted, did_you_mean
 from seqgan_rl.discriminators import DiscriminatorConfig, discriminators
 from seqgan_rl.envs.episodes import ShapingOptions
 from seqgan_rl.models.generator import generators
@@ -57,7 +57,9 @@ class DataConfig:
     their data."""
 
     def __post_init__(self) -> None:
-        check_task(self.vocab_size, self.sequence_length or 20)
+        check_task(self.vocab_size, 20 if self.sequence_length is None else self.sequence_length)
+        if self.data_seed < 0:
+            raise InputError(f"data_seed must be at least 0, got {self.data_seed}")
         for name in ("train_size", "test_size"):
             if getattr(self, name) < 64:
                 raise InputError(f"{name} must be at least 64, got {getattr(self, name)}")
@@ -83,13 +85,14 @@ class GeneratorConfig:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of the registered factory."""
-        return {
+        """Arguments of the registered factory: those of these that it takes."""
+        options = {
             "embedding_dim": self.embedding_dim,
             "hidden_dim": self.hidden_dim,
             "init_std": self.init_std,
             "start_token": 0 if self.start_from_word_0 else None,
         }
+        return accepted(generators[self.name], options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +116,11 @@ class NetworkConfig:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of the registered factory."""
+        """Arguments of the registered factory: those of these that it takes."""
         if self.name == "paper_cnn":
             return {"highway": self.highway, "dropout": self.dropout}
-        if self.name != "small_cnn":
-            return {}
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "name"}
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "name"}
+        return accepted(discriminators[self.name], options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +172,9 @@ class EvaluationConfig:
     """Stop the adversarial phase when the validation NLL has risen by so much over the MLE's, nats per token."""
 
     def __post_init__(self) -> None:
-        for name in ("every", "samples", "final_samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"evaluation: {name} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("every", 1), ("samples", 2), ("final_samples", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"evaluation: {name} must be at least {least}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """The real sequences of a run: drawn from an oracle, or read from a text."""
 
+import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from seqgan_rl.models.files import load_model, save_model
 from seqgan_rl.models.generator import LSTMGenerator, generators
 from seqgan_rl.models.oracle import Oracle
 from seqgan_rl.sequences import Corpus
+
+
+TEXT_ONLY = ("level", "test", "min_count", "max_vocab", "drop_longer", "lowercase", "eos")
+"""Settings that mean nothing without a text."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,9 @@ class RunData:
 
     def save(self, folder: RunFolder) -> None:
         """Keep the data with the run, so that it can be continued and scored when its sources are gone."""
-        self.corpus.to_files(folder / "corpus")
         if self.oracle is not None:
             save_model(folder / "oracle", self.oracle.generator, "lstm")
+        self.corpus.to_files(folder / "corpus")  # last: where it is, all is there
 
     @classmethod
     def load(cls, folder: RunFolder) -> "RunData":
@@ -56,8 +62,11 @@ def prepare_data(config: DataConfig) -> RunData:
     """Draw or read the data that a config describes. InputError for anything wrong with it."""
     if config.corpus is not None:
         return RunData(_text(config, config.corpus), None)
-    T = config.sequence_length or 20
-    if config.oracle.lstrip("-").isdigit():
+    ignored = [f.name for f in dataclasses.fields(config) if f.name in TEXT_ONLY and getattr(config, f.name) != f.default]
+    if ignored:
+        raise InputError(f"{', '.join(ignored)}: settings of a text, but no corpus is given; add --corpus FILE")
+    T = 20 if config.sequence_length is None else config.sequence_length
+    if re.fullmatch(r"-?[0-9]+", config.oracle):
         seed = int(config.oracle)
         if not 0 <= seed < 2**32:
             raise InputError(f"oracle seed must lie in [0, 2^32), got {seed}")
@@ -80,6 +89,8 @@ def prepare_data(config: DataConfig) -> RunData:
 
 def _text(config: DataConfig, source: str) -> Corpus:
     if source == "proverbs" and not Path(source).exists():
+        if config.test is not None or config.eos != "auto":
+            raise InputError("test and eos are for texts of your own; the built-in corpus comes as it is")
         return builtin_corpus(config.sequence_length, config.level, config.min_count, config.max_vocab)
     return Corpus.from_text(
         source,

@@ -177,12 +177,16 @@ def sample(
     """Text from a run's generator, the same as ``seqgan-rl sample``. InputError for a folder that is not a run, or a
     prompt that its vocabulary cannot say."""
     _, data, generator = load_run(run, model)
-    if n < 1:
-        raise InputError(f"n must be at least 1, got {n}")
+    vocabulary = data.corpus.vocabulary
+    if n < 1 or seed < 0:
+        raise InputError(f"n must be at least 1 and seed at least 0, got {n} and {seed}")
+    for unit in vocabulary.split(prompt):
+        if unit not in vocabulary.words or vocabulary.encode_units([unit]) == [vocabulary.unk_id]:
+            raise InputError(f"prompt: {unit!r} is not in the vocabulary of this run; use words of its training text")
     try:
         tokens_BT = generator.sample(
             n,
-            prefix=data.corpus.vocabulary.encode(prompt),
+            prefix=vocabulary.encode(prompt),
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -198,7 +202,9 @@ def evaluate(run: str | Path, *, n_samples: int | None = None, seed: int = 0) ->
     """Scores of all generators of a run on its test split, as a table and as JSON-able rows with their signatures."""
     folder = RunFolder.open(run)
     load_run(run)
-    data, samples = RunData.load(folder), n_samples or folder.config().evaluation.final_samples
+    data, samples = RunData.load(folder), folder.config().evaluation.final_samples if n_samples is None else n_samples
+    if seed < 0:
+        raise InputError(f"seed must be at least 0, got {seed}")
     try:
         evaluator = make_evaluator(data, samples, seed=seed)
     except ValueError as error:

@@ -45,9 +45,8 @@ class RunFolder:
         try:
             folder.path.mkdir(parents=True)
         except FileExistsError:
-            raise InputError(
-                f"{path} exists; choose another --run folder, or continue that run with --resume {path}"
-            ) from None
+            going_on = f", or continue that run with --resume {path}" if (folder / "config.json").is_file() else ""
+            raise InputError(f"{path} exists; choose another --run folder{going_on}") from None
         except OSError as error:
             raise InputError(f"cannot make the run folder {path}: {error.strerror}") from None
         write_text(folder.path / "config.json", json.dumps(as_dict(config), indent=1) + "\n")
@@ -58,7 +57,7 @@ class RunFolder:
     def open(cls, path: str | Path) -> "RunFolder":
         """An existing run folder. InputError if it is not one."""
         folder = cls(path)
-        if not folder.path.is_dir():
+        if not folder.path.exists():
             raise InputError(f"run folder {path} does not exist; `seqgan-rl train` makes one")
         if not (folder.path / "config.json").is_file():
             raise InputError(f"{path} is not a run folder: config.json is missing")
@@ -74,21 +73,28 @@ class RunFolder:
     def save_checkpoint(self, number: int, state: dict[str, Any]) -> None:
         """Write a checkpoint; the ones before the last are removed only when it is whole."""
         save_state(self / "checkpoints" / f"{number:06d}", state)
-        for old in self._checkpoints()[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        found = self._checkpoints()
+        unreadable = [path for path in found if int(path.name) > number]  # else the run had gone on from them
+        killed = (self / "checkpoints").glob(".*")  # what was being written when the run was killed
+        for path in (*unreadable, *killed, *[path for path in found if path not in unreadable][:-KEPT]):
+            shutil.rmtree(path, ignore_errors=True)
 
     def last_checkpoint(self) -> tuple[int, dict[str, Any]] | None:
         """Number and state of the newest checkpoint that can be read; a damaged one is passed over, with a warning."""
         for path in reversed(self._checkpoints()):
             try:
-                return int(path.name), load_state(path)
+                state = load_state(path)
+                if not isinstance(state, dict) or {*state} != {"stage", "metrics_bytes", "state"}:
+                    raise InputError(f"{path} is not the checkpoint of a run")
+                return int(path.name), state
             except InputError as error:
-                logger.warning("%s; falling back to the checkpoint before", error)
+                logger.warning("%s; falling back to the checkpoint before, or to the start", error)
         return None
 
     def _checkpoints(self) -> list[Path]:
         folder = self / "checkpoints"
-        return sorted(p for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+        found = [p for p in folder.iterdir() if p.name.isdecimal()] if folder.is_dir() else []
+        return sorted(found, key=lambda p: int(p.name))
 
 
 class MetricsLog:

@@ -34,7 +34,7 @@ from seqgan_rl.models.files import load_model, save_model
 from seqgan_rl.models.generator import Generator, generators
 from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer, nll_per_token
 from seqgan_rl.rewards import Reward, ShuffledReward, rewards
-from seqgan_rl.rewards.base import RewardParts
+from seqgan_rl.rewards.base import RewardParts, as_reward
 
 logger = logging.getLogger(__name__)
 
@@ -67,18 +67,55 @@ def train(
             raise InputError("resume needs the run folder to continue")
         folder = RunFolder.open(run)
         config = folder.config()
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device {config.device!r} was asked for, but torch finds no CUDA device; use cpu")
+    _check_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    if resume and (folder / "corpus" / "corpus.json").is_file():
-        data = RunData.load(folder)
-    else:
-        data = prepare_data(config.data)
-        if not resume:
-            folder = RunFolder.create(new_run_path(config.preset.split("/")[0]) if run is None else run, config)
+    has_data = resume and (folder / "corpus" / "corpus.json").is_file()
+    data = RunData.load(folder) if has_data else prepare_data(config.data)
+    _check_parts(config, data)
+    if not resume:
+        folder = RunFolder.create(new_run_path(config.preset.split("/")[0]) if run is None else run, config)
+    if not has_data:
         data.save(folder)
     return _Run(folder, config, data, progress).go()
+
+
+def _check_device(name: str) -> None:
+    """InputError unless the arithmetic can run there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device {name!r}; use cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"unknown device {name!r}; use cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {name!r} was asked for, but torch finds no such CUDA device; use cpu")
+
+
+def _check_parts(config: RunConfig, data: RunData) -> None:
+    """Build every part once, so that a setting or a part that does not fit is an InputError before the run begins."""
+    vocabulary, T = data.corpus.vocabulary, data.corpus.sequence_length
+    for split in ("valid", "test"):
+        if len(data.corpus.splits[split]) < 2:
+            raise InputError(
+                f"corpus {data.corpus.name!r}: at least 2 {split} sequences are needed, got "
+                f"{len(data.corpus.splits[split])}; give more text"
+            )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            generator = generators[config.generator.name](
+                vocabulary.num_actions, T, vocabulary.has_eos, **config.generator.options
+            )
+            discriminator = discriminators[config.network.name](vocabulary.num_actions, T, **config.network.options)
+        parts = RewardParts(
+            discriminator=discriminator, oracle=data.oracle, generator=generator, rng=stream(0, "never used")
+        )
+        for name in (config.agent.reward, *config.controls):
+            _ = as_reward(rewards[name](parts)) if name in rewards else None
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"a part of the run cannot be built: {str(error).splitlines()[0][:300]}") from error
 
 
 @dataclass
@@ -225,9 +262,9 @@ class _Run:
             rng=stream(config.seed, f"{name} reward"),
         )
         if reward_name == "shuffled":  # the agent's own reward, handed to the wrong sequences
-            reward: Reward = ShuffledReward(rewards[agent_config.reward](parts), parts.rng)
+            reward: Reward = ShuffledReward(as_reward(rewards[agent_config.reward](parts)), parts.rng)
         else:
-            reward = rewards[reward_name](parts)
+            reward = as_reward(rewards[reward_name](parts))
         env = make_sb3_env(
             "SeqGAN/Oracle-v0" if self.data.oracle is not None else "SeqGAN/Corpus-v0",
             num_envs=agent_config.batch_size,

@@ -95,6 +95,13 @@ class GeneratorPolicy(ActorCriticPolicy):
         data = super()._get_constructor_parameters()
         return {**data, **self._arguments}
 
+    def train(self, mode: bool = True) -> "GeneratorPolicy":
+        """As of any module. Training forgets the states kept: TRPO changes weights by ``parameter.data``, unnoticed."""
+        if mode:
+            self._cache = None
+        super().train(mode)
+        return self
+
     @torch.no_grad()
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (B,), values (B, 1) and log-probabilities (B,) at prefixes (B, T); decodes incrementally."""
@@ -160,7 +167,7 @@ class GeneratorPolicy(ActorCriticPolicy):
         last_index_B1 = (lengths_B - 1).clamp_min(0)[:, None]
         last_B = tokens_BT.gather(1, last_index_B1).squeeze(1)  # PAD where the prefix is empty
         before_BT = tokens_BT.scatter(1, last_index_B1, pad)  # the prefix less its last token
-        weights = tuple(parameter._version for parameter in self.generator.parameters())
+        weights = tuple(mark for p in self.generator.parameters() for mark in (p.data_ptr(), p._version))
         state = self.generator.initial_state(len(tokens_BT))
         unread_B = lengths_B > 0
         if self._cache is not None and self._cache[2] == weights and self._cache[0].shape == tokens_BT.shape:

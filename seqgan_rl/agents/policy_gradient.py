@@ -34,6 +34,7 @@ def advantages(q_BT: Tensor, is_action_BT: Tensor, baseline: str, value_BT: Tens
             over the other sequences (unbiased); "learned": ``value_BT``.
         value_BT: V(Y_{1:t-1}), for "learned".
     """
+    dtype, q_BT = q_BT.dtype, q_BT.double()  # in float32 a constant less its mean is not 0, and Adam has no scale
     count_T = is_action_BT.sum(dim=0)
     total_T = torch.where(is_action_BT, q_BT, 0.0).sum(dim=0)
     # mean over the others; a sequence that is alone at its position gets no baseline
@@ -54,7 +55,7 @@ def advantages(q_BT: Tensor, is_action_BT: Tensor, baseline: str, value_BT: Tens
             base_BT = value_BT
         case _:
             raise ValueError(f"baseline must be one of {', '.join(BASELINES)}; got {baseline!r}")
-    return torch.where(is_action_BT, q_BT - base_BT, 0.0)
+    return torch.where(is_action_BT, q_BT - base_BT, 0.0).to(dtype)
 
 
 def normalised(advantage_BT: Tensor, is_action_BT: Tensor, epsilon: float = 1e-4) -> Tensor:

@@ -130,6 +130,7 @@ class SeqGAN(OnPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        self.policy_kwargs = dict(self.policy_kwargs)  # the caller's own is left as it is
         if self.env is not None:
             per_env, rest = divmod(self.batch_size or self.n_envs, self.n_envs)
             if rest or per_env < 1:
@@ -151,14 +152,18 @@ class SeqGAN(OnPolicyAlgorithm):
         the short ones). Returns False if a callback asked to stop."""
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
-        if env.has_attr("hold_finished"):
+        can_hold, parts = env.has_attr("hold_finished"), []
+        if can_hold:
             env.set_attr("hold_finished", True)
-        passes = [self._play_one_each(env, callback) for _ in range((self.batch_size or env.num_envs) // env.num_envs)]
-        if env.has_attr("hold_finished"):
-            env.set_attr("hold_finished", False)
-        parts = [part for part in passes if part is not None]
-        if len(parts) < len(passes):
-            return False
+        try:
+            for _ in range((self.batch_size or env.num_envs) // env.num_envs):
+                part = self._play_one_each(env, callback)
+                if part is None:
+                    return False
+                parts.append(part)
+        finally:
+            if can_hold:
+                env.set_attr("hold_finished", False)
         self.batch = SequenceBatch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
         self.logger.record("agent/reward", float(self.batch.return_B.mean()))
         callback.update_locals(locals())
@@ -233,7 +238,7 @@ class SeqGAN(OnPolicyAlgorithm):
             "none" if self.weights == "q" else self.baseline,
             None if value_BT is None else value_BT.detach(),
         )
-        self.logger.record("agent/weight_spread", float(weight_BT[is_action_BT].std()))
+        self.logger.record("agent/weight_spread", float(weight_BT[is_action_BT].std(correction=0)))
         if self.normalize:
             weight_BT = normalised(weight_BT, is_action_BT)
         loss = policy_gradient_loss(logp_BT, weight_BT, self.loss)

@@ -48,11 +48,13 @@ def load_state(folder: str | Path) -> Any:
             )
         return _decode(document["state"], tensors)
     except FileNotFoundError as error:
-        raise InputError(f"{folder} is not a checkpoint: {Path(str(error.filename)).name} is missing") from None
+        missing = Path(str(error.filename or "tensors.safetensors")).name  # safetensors names no file
+        raise InputError(f"{folder} is not a checkpoint: {missing} is missing") from None
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, OSError, RecursionError, safetensors.SafetensorError) as error:
-        raise InputError(f"checkpoint {folder} is damaged: {str(error).splitlines()[0][:200]}") from None
+    except (ValueError, LookupError, TypeError, OSError, RecursionError, MemoryError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"checkpoint {folder} is damaged: {reason}") from None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -80,7 +82,12 @@ def _folder_written_whole(folder: Path) -> Iterator[Path]:
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
             os.replace(folder, old / "replaced")
-            os.replace(partial, folder)
+            try:
+                os.replace(partial, folder)
+            except BaseException:
+                os.replace(old / "replaced", folder)
+                old.rmdir()
+                raise
             shutil.rmtree(old)
         else:
             os.replace(partial, folder)
@@ -92,7 +99,7 @@ def _folder_written_whole(folder: Path) -> Iterator[Path]:
 def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
     """JSON form of a value; tensors and arrays go to ``tensors`` and leave a reference."""
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.ascontiguousarray(value))
+        value = torch.from_numpy(np.array(value, order="C"))  # a copy; keeps 0 dimensions, unlike ascontiguousarray
         kind = "array"
     else:
         kind = "tensor"
@@ -103,6 +110,9 @@ def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if all(isinstance(key, str) for key in value) and "__kind__" not in value:
             return {key: _encode(item, tensors) for key, item in value.items()}
+        for key in value:
+            if not (key is None or isinstance(key, bool | int | float | str)):
+                raise TypeError(f"keys in a checkpoint are numbers or strings, got {type(key).__name__}")
         return {"__kind__": "pairs", "items": [[key, _encode(item, tensors)] for key, item in value.items()]}
     if isinstance(value, tuple):
         return {"__kind__": "tuple", "items": [_encode(item, tensors) for item in value]}

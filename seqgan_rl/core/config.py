@@ -1,6 +1,9 @@
 """Configs as frozen dataclasses: from YAML or JSON, typed, unknown keys refused; presets, then a file, then flags."""
 
 import dataclasses
+import json
+import math
+import reprlib
 import types
 import typing
 from pathlib import Path
@@ -18,10 +21,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML (or JSON) file as a dictionary; plain data only, no tags that make objects."""
     path = Path(path)
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError(f"config file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except Exception as error:  # a wrong value behind a tag or a date raises ValueError, KeyError, AttributeError...
         raise InputError(f"config file {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(value, dict):
         raise InputError(f"config file {path} must hold a mapping of settings, got {type(value).__name__}")
@@ -42,7 +46,7 @@ def updated(config: C, values: dict[str, Any], where: str = "config") -> C:
         current = getattr(config, key)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, dict):
-                raise InputError(f"{where}: {key} must be a mapping of settings, got {value!r:.60}")
+                raise InputError(f"{where}: {key} must be a mapping of settings, got {_shown(value)}")
             changes[key] = updated(current, value, f"{where}, {key}")
         else:
             changes[key] = _typed(value, hints[key], f"{where}: {key}")
@@ -77,19 +81,22 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
                     return _typed(value, argument, where)
                 except InputError:
                     continue
-        raise InputError(f"{where} must be {_name(hint)}, got {value!r:.60}")
+        raise InputError(f"{where} must be {_name(hint)}, got {_shown(value)}")
     if origin is typing.Literal:
         if value in arguments:
             return value
-        raise InputError(f"{where} must be one of {', '.join(map(str, arguments))}; got {value!r:.60}")
+        raise InputError(f"{where} must be one of {', '.join(map(str, arguments))}; got {_shown(value)}")
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_typed(item, arguments[0], where) for item in value)
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            return float(value)
-        except ValueError:
+            if not math.isnan(number := float(value)):
+                return number
+        except (ValueError, OverflowError):
             pass
     if hint is int and isinstance(value, float | str) and not isinstance(value, bool):
+        if isinstance(value, str) and value.strip().lstrip("+-").isdecimal() and len(value) < 400:
+            return int(value)
         try:
             if float(value) == int(float(value)):
                 return int(float(value))
@@ -99,7 +106,12 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return str(value)
     if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise InputError(f"{where} must be {_name(hint)}, got {value!r:.60}")
+    raise InputError(f"{where} must be {_name(hint)}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A value in few words; YAML's references can make one whose full text would fill the memory."""
+    return reprlib.repr(value)[:60]
 
 
 def _name(hint: Any) -> str:

@@ -1,8 +1,9 @@
 """Names for the parts that users may replace: generators, discriminators and rewards."""
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from seqgan_rl.core.errors import InputError
 
@@ -13,6 +14,18 @@ def did_you_mean(name: str, known: list[str]) -> str:
     """``" (did you mean 'x'?)"`` where a known name is near, else nothing."""
     near = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def accepted(factory: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that a factory takes: all where it has ``**options``, else the ones it names.
+
+    >>> accepted(lambda size, *, depth=1: None, {"depth": 2, "width": 3})
+    {'depth': 2}
+    """
+    parameters = inspect.signature(factory).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return options
+    return {name: options[name] for name in options if name in {parameter.name for parameter in parameters}}
 
 
 class Registry(Generic[T]):

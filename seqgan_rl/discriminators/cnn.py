@@ -93,38 +93,80 @@ class CNNDiscriminator(Discriminator):
         return outputs[:, 0] if self.two_way_l2 is None else outputs[:, 1] - outputs[:, 0]
 
     def _pooled(self, tokens_BT: Tensor) -> Tensor:
-        """Pooled features (B, C). Without gradients and for many tokens the filters are tabulated first: a window's
-        activation is then a sum of w table rows instead of a product (exact up to rounding, 20 times faster)."""
-        bias = self.filter_bias.split([f for _, f in self.sizes])
-        tabulate = not torch.is_grad_enabled() and tokens_BT.numel() > 2 * self.num_actions
-        embedded_BTE = None if tabulate else functional.embedding(tokens_BT, self.embedding)
+        """Pooled features (B, C).
+
+        A window's activation is a sum of w rows of the table embedding @ filter, one row per position: for fewer
+        distinct tokens than windows that is less work than a product per window, and exact up to rounding. Where every
+        activation needs its gradient (the sum over positions), the product per window is the faster one.
+        """
+        rows_BT, embedding_UE = tokens_BT, self.embedding
+        if tokens_BT.numel() < 4 * len(self.embedding):  # tabulate only the U tokens that occur
+            unique_U, rows_BT = tokens_BT.unique(return_inverse=True)
+            embedding_UE = functional.embedding(unique_U, self.embedding)  # type: ignore[assignment]
         pooled = []
-        for weight_wEF, bias_F in zip(self.filters, bias, strict=True):
-            if embedded_BTE is None:
-                activation_BPF = self._gathered(tokens_BT, weight_wEF)
+        for weight_wEF, bias_F in zip(self.filters, self.filter_bias.split([f for _, f in self.sizes]), strict=True):
+            w, U = len(weight_wEF), len(embedding_UE)
+            num_windows = len(tokens_BT) * (tokens_BT.shape[1] - w + 1)
+            if U > num_windows or (self.pool == "sum" and torch.is_grad_enabled()):
+                activation_BPF = _window_products(functional.embedding(rows_BT, embedding_UE), weight_wEF)
+                pooled.append(self._pool(activation_BPF, bias_F))
+                continue
+            table_XF = torch.matmul(embedding_UE, weight_wEF).flatten(0, 1)  # (w * U, F)
+            windows_BPw = rows_BT.unfold(1, w, 1) + torch.arange(w, device=rows_BT.device) * U
+            if self.pool == "max" and torch.is_grad_enabled():
+                largest_BF: Tensor = _LargestWindow.apply(table_XF, windows_BPw)
+                pooled.append((largest_BF + bias_F).relu())
             else:
-                w, E, F = weight_wEF.shape
-                windows_BPwE = embedded_BTE.unfold(1, w, 1).transpose(2, 3)  # (B, T-w+1, w, E)
-                activation_BPF = windows_BPwE.reshape(*windows_BPwE.shape[:2], w * E) @ weight_wEF.view(w * E, F)
-            if self.pool == "max":  # relu and bias commute with the maximum
-                pooled.append((activation_BPF.amax(dim=1) + bias_F).relu())
-            else:
-                pooled.append((activation_BPF + bias_F).relu().sum(dim=1))
+                pooled.append(self._pool(_window_sums(table_XF, windows_BPw), bias_F))
         return torch.cat(pooled, dim=1)
 
-    def _gathered(self, tokens_BT: Tensor, weight_wEF: Tensor) -> Tensor:
-        """Window activations (B, P, F) as sums of rows of embedding @ filter tables."""
-        w, _, F = weight_wEF.shape
-        table = torch.matmul(self.embedding, weight_wEF).flatten(0, 1)  # (w * (A + 1), F)
-        offset_w = torch.arange(w, device=tokens_BT.device) * len(self.embedding)
-        windows = (tokens_BT.unfold(1, w, 1) + offset_w).flatten(0, 1)  # (B * P, w)
-        return functional.embedding_bag(windows, table, mode="sum").view(len(tokens_BT), -1, F)
+    def _pool(self, activation_BPF: Tensor, bias_F: Tensor) -> Tensor:
+        """Bias, rectifier and pooling over positions, (B, F); bias and rectifier commute with the maximum."""
+        if self.pool == "max":
+            return (activation_BPF.amax(dim=1) + bias_F).relu()
+        return (activation_BPF + bias_F).relu().sum(dim=1)
 
     def penalty(self) -> Tensor | float:
         """The authors' L2 term: two_way_l2 * (||W||^2 + ||b||^2) / 2 of the output layer."""
         if not self.two_way_l2:
             return 0.0
         return self.two_way_l2 * 0.5 * (self.output.weight.square().sum() + self.output.bias.square().sum())
+
+
+def _window_products(embedded_BTE: Tensor, weight_wEF: Tensor) -> Tensor:
+    """Activations of all windows, (B, P, F), as products of window and filter."""
+    w, E, F = weight_wEF.shape
+    windows_BPwE = embedded_BTE.unfold(1, w, 1).transpose(2, 3)  # (B, T-w+1, w, E)
+    return windows_BPwE.reshape(*windows_BPwE.shape[:2], w * E) @ weight_wEF.view(w * E, F)
+
+
+def _window_sums(table_XF: Tensor, windows_BPw: Tensor) -> Tensor:
+    """Activations of all windows, (B, P, F), as sums of table rows."""
+    B, P, _ = windows_BPw.shape
+    return functional.embedding_bag(windows_BPw.flatten(0, 1), table_XF, mode="sum").view(B, P, -1)
+
+
+class _LargestWindow(torch.autograd.Function):
+    """Largest window sum of each feature, (B, F). Only the window that won has a gradient, so backward touches w table
+    entries per feature instead of all windows."""
+
+    @staticmethod
+    def forward(ctx: Any, table_XF: Tensor, windows_BPw: Tensor) -> Tensor:
+        largest_BF, window_BF = _window_sums(table_XF, windows_BPw).max(dim=1)
+        ctx.save_for_backward(windows_BPw, window_BF)
+        ctx.table_shape = table_XF.shape
+        return largest_BF
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_BF: Tensor) -> tuple[Tensor, None]:
+        windows_BPw, window_BF = ctx.saved_tensors
+        (X, F), w = ctx.table_shape, windows_BPw.shape[2]
+        rows_BFw = windows_BPw.gather(1, window_BF[:, :, None].expand(-1, -1, w))
+        entries_BFw = rows_BFw * F + torch.arange(F, device=grad_BF.device)[:, None]
+        grad_table = grad_BF.new_zeros(X * F)
+        grad_table.scatter_add_(0, entries_BFw.flatten(), grad_BF[:, :, None].expand(-1, -1, w).flatten())
+        return grad_table.view(X, F), None
 
 
 def _truncated_normal(tensor: Tensor) -> Tensor:

@@ -99,6 +99,8 @@ class DiscriminatorTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.discriminator.parameters() if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise FloatingPointError("the discriminator's gradient is not finite; lower its learning rate")
         self.optimizer.step()
         self.minibatches += 1
         says_real_B = logits_B.detach() > 0

@@ -63,7 +63,7 @@ class TaskHolder:
 
     def set_rollout_policy(self, policy: RolloutPolicy) -> None:
         """Finish prefixes with this policy from the next step on; the object is kept, not copied."""
-        check_policy(policy, self.task.num_actions)
+        check_policy(policy, self.task.num_actions, has_eos=self.task.has_eos)
         self._rollout_policy = policy
 
     def policy_in_use(self) -> RolloutPolicy | None:
@@ -83,7 +83,7 @@ class SequenceEnv(gym.Env[Any, np.int64], TaskHolder):
     Observation: the prefix, see :func:`seqgan_rl.envs.observations.observation_space`.
     Reward: see :class:`seqgan_rl.envs.episodes.ShapingOptions`; a float.
     ``reset(options={"prefix": [ids]})`` starts from a prompt (T includes it).
-    ``info`` at the end: ``sequence_reward`` R(Y), and ``action_value`` float32 (T,) where something was rolled out;
+    ``info`` at the end: ``sequence`` int64 (T,), ``sequence_reward`` R(Y), and ``action_value`` float32 (T,) where something was rolled out;
     ``action_mask`` int8 (num_actions,) always where some action is forbidden.
     """
 
@@ -118,6 +118,7 @@ class SequenceEnv(gym.Env[Any, np.int64], TaskHolder):
         terminated = bool(result.ended_B[0])
         if terminated:
             self._is_running = False
+            info["sequence"] = self.episodes.tokens_BT[0].copy()
             info["sequence_reward"] = float(result.sequence_reward_B[0])
             if result.action_value_BT is not None:
                 info["action_value"] = result.action_value_BT[0]

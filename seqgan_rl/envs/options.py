@@ -233,7 +233,7 @@ class _Parts:
             policy = load_model(chosen, generators).to(self.options.device)
         else:
             policy = chosen
-        check_policy(policy, self.num_actions)
+        check_policy(policy, self.num_actions, has_eos=self.has_eos)
         return policy
 
     def discriminator(self) -> Discriminator:
@@ -262,14 +262,20 @@ class _Parts:
         )
 
 
-def check_policy(policy: Any, num_actions: int) -> None:
-    """ValueError unless a rollout policy has ``step`` and the task's number of actions."""
+def check_policy(policy: Any, num_actions: int, *, has_eos: bool) -> None:
+    """ValueError unless a rollout policy has ``step`` and the task's number of actions and end rule."""
     if not hasattr(policy, "step") or not hasattr(policy, "initial_state"):
         raise ValueError(
             f"a rollout policy needs initial_state(batch_size) and step(tokens, state), got {type(policy).__name__}"
         )
     if policy.num_actions != num_actions:
         raise ValueError(f"rollout policy has {policy.num_actions} actions, the task has {num_actions}")
+    eos_id = num_actions - 1 if has_eos else None
+    if policy.eos_id != eos_id:
+        raise ValueError(
+            f"rollout policy ends sequences by {policy.eos_id}, the task by {eos_id}; make it with has_eos={has_eos} (of a "
+            f"GeneratorPolicy: policy_kwargs={{'has_eos': {has_eos}}})"
+        )
 
 
 def _checked_discriminator(discriminator: Any, num_actions: int, sequence_length: int) -> Discriminator:

@@ -51,8 +51,10 @@ class SB3VecEnv(VecEnv):
         rows = self._split({key: value for key, value in infos.items() if key.lstrip("_") not in ("final_info",)})
         final_rows = self._split(infos.get("final_info", {}))
         dones_B = terminated_B | truncated_B
+        for row, info in enumerate(rows):
+            info["TimeLimit.truncated"] = bool(truncated_B[row])
         for row in np.flatnonzero(dones_B):
-            self.reset_infos[row] = {key: value for key, value in rows[row].items() if key != "final_obs"}
+            self.reset_infos[row] = {k: v for k, v in rows[row].items() if k not in ("final_obs", "TimeLimit.truncated")}
             rows[row] = {
                 **final_rows[row],
                 "terminal_observation": rows[row]["final_obs"],

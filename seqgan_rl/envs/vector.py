@@ -82,7 +82,7 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
             self.episodes.begin(row, prefixes[row])
         self._needs_reset_B[rows] = False
         self._held_B[rows] = False
-        return self._observations(), self._infos()
+        return self._observations(), self._infos(rows)
 
     def step(
         self, actions: Any
@@ -104,9 +104,12 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
         truncated_B = active_B & ~terminated_B & (steps_B == self.max_episode_steps)
         ended_B = terminated_B | truncated_B
 
-        endings = {}
+        endings: dict[Any, dict[str, Any]] = {}
         for row in np.flatnonzero(terminated_B):
-            endings[row] = {"sequence_reward": float(result.sequence_reward_B[row])}
+            endings[row] = {
+                "sequence": self.episodes.tokens_BT[row].copy(),
+                "sequence_reward": float(result.sequence_reward_B[row]),
+            }
             if result.action_value_BT is not None:
                 endings[row]["action_value"] = result.action_value_BT[row]
         if mode == AutoresetMode.SAME_STEP:
@@ -181,11 +184,12 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
     def _observations(self) -> Any:
         return encode(self.options.observation, self.task, self.episodes.tokens_BT, self.episodes.lengths_B)
 
-    def _infos(self) -> dict[str, Any]:
+    def _infos(self, rows: NDArray[np.int64] | slice = slice(None)) -> dict[str, Any]:
         if not self.task.forbidden:
             return {}
-        mask_BA = np.tile(action_mask(self.task), (self.num_envs, 1))
-        return {"action_mask": mask_BA, "_action_mask": np.ones(self.num_envs, dtype=np.bool_)}
+        has_info_B = np.zeros(self.num_envs, dtype=np.bool_)
+        has_info_B[rows] = True
+        return {"action_mask": action_mask(self.task) * has_info_B[:, None], "_action_mask": has_info_B}
 
 
 class OracleVectorEnv(SequenceVectorEnv):

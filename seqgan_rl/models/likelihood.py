@@ -120,7 +120,9 @@ class LikelihoodTrainer:
         loss = likelihood_loss(self.generator, tokens_BT)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.clip_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError("the likelihood's gradient is not finite; lower the learning rate")
         self.optimizer.step()
         return float(loss.detach())
 
