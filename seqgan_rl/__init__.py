@@ -22,18 +22,16 @@ _HOMES = {
     "RunConfig": "seqgan_rl.adversarial.config",
     "SeqGAN": "seqgan_rl.agents.seqgan",
     "Vocabulary": "seqgan_rl.sequences",
-    "discriminators": "seqgan_rl.discriminators",
     "evaluate": "seqgan_rl.adversarial.results",
     "generators": "seqgan_rl.models.generator",
     "make_sb3_env": "seqgan_rl.envs.sb3",
     "preset": "seqgan_rl.adversarial.config",
-    "rewards": "seqgan_rl.rewards",
     "sample": "seqgan_rl.adversarial.results",
     "train": "seqgan_rl.adversarial.trainer",
 }
-"""Public names and the modules they live in."""
+"""Public names and their modules. None may be the name of a subpackage, which would hide it once imported."""
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - names are loaded lazily, see __getattr__
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

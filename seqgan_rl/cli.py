@@ -224,7 +224,7 @@ def _parse(kind: Callable[..., A], command: str, arguments: list[str]) -> A:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in complaint.getvalue().splitlines()]
+        lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}", " ", line).strip() for line in complaint.getvalue().splitlines()]
         text = re.sub(r"(For full helptext,.*)|(Argument helptext:.*)", "", " ".join(filter(None, lines)))
         raise InputError(f"{' '.join(text.split())} (see {PROGRAM} {command} --help)") from None
 
@@ -245,7 +245,6 @@ def _overview() -> str:
         f"examples:\n"
         f"  {PROGRAM} train                                     the quick preset: minutes, with all controls\n"
         f"  {PROGRAM} train --corpus captions.txt --level word  your own text, one sequence a line\n"
-        f"  {PROGRAM} sample --run runs/RUN -n 20 --prompt \"a man\"\n"
+        f'  {PROGRAM} sample --run runs/RUN -n 20 --prompt "a man"\n'
         f"  {PROGRAM} evaluate --run runs/RUN"
     )
-

@@ -42,7 +42,14 @@ def prefix_values(
     done_F = is_finished_B.nonzero().squeeze(1)
     values_B = torch.empty(len(prefixes_BT), device=prefixes_BT.device)
     values_B[open_P], values_B[done_F] = _values(
-        decoder_of(policy, options), reward, prefixes_BT, lengths_B, open_P, lengths_B[open_P], uniforms_BNT[open_P], done_F
+        decoder_of(policy, options),
+        reward,
+        prefixes_BT,
+        lengths_B,
+        open_P,
+        lengths_B[open_P],
+        uniforms_BNT[open_P],
+        done_F,
     )
     return reward.arrange(values_B)
 
@@ -79,7 +86,14 @@ def action_values(
     everyone_B = torch.arange(B, device=device)
     q_BT = torch.zeros(B, T, device=device)
     q_BT[b_P, column_P], q_BT[everyone_B, lengths_B - 1] = _values(
-        decoder_of(policy, options), reward, tokens_BT, lengths_B, b_P, column_P + 1, uniforms_BTNT[b_P, column_P], everyone_B
+        decoder_of(policy, options),
+        reward,
+        tokens_BT,
+        lengths_B,
+        b_P,
+        column_P + 1,
+        uniforms_BTNT[b_P, column_P],
+        everyone_B,
     )
     column_T = torch.arange(T, device=device)
     is_over_BT = column_T >= lengths_B[:, None]
@@ -102,6 +116,8 @@ def _values(
     """Mean rewards of N completions of the first ``start_P`` tokens of rows ``source_P`` (sorted by start), Eq. (3),
     and the rewards of the finished rows ``done_F``, all scored in one call: (P,) and (F,)."""
     P, N, T = uniforms_PNT.shape
+    if N < 1:
+        raise ValueError("num_rollouts must be at least 1, got 0 blocks of uniforms")
     if not reward.reads_sequences:
         ones = torch.ones(P + len(done_F), dtype=torch.int64, device=tokens_BT.device)
         return reward.score(ones[:, None], ones).split([P, len(done_F)])  # type: ignore[return-value]

@@ -1,9 +1,10 @@
 """Fixtures and settings for all tests."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -14,6 +15,25 @@ settings.register_profile("explore", deadline=None, max_examples=2_000)
 settings.load_profile("seqgan_rl")
 
 DATA = Path(os.environ.get("SEQGAN_RL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Default weights that tests fit are kept apart from the user's, and fitted anew in every session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQGAN_RL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A text file of 80 lines of 1 to 6 words: with ``min_count=2`` 7 words and UNK, EOS, T=6."""
+    rng, lines = np.random.default_rng(0), []
+    for i in range(80):
+        lines.append(" ".join([*rng.choice(list("abcdefg"), size=1 + i % 5), *([f"rare{i}"] if i % 9 == 0 else [])]))
+    path = tmp_path_factory.mktemp("text") / "small.txt"
+    path.write_text("\n".join(lines))
+    return str(path)
 
 
 @pytest.fixture(scope="session")

@@ -88,12 +88,13 @@ class AdversarialCallback(BaseCallback):
     def _own_reward(self) -> Reward:
         """The reward that pays. One that the environment made by name is shared with all equal environments of the
         process; training its discriminator would reach into those of other agents, so this agent gets a copy."""
-        reward, task, options = (self.training_env.get_attr(name, indices=0)[0] for name in ("reward", "task", "options"))
+        names = ("reward", "task", "options")
+        reward, task, options = (self.training_env.get_attr(name, indices=0)[0] for name in names)
         is_by_name = all(isinstance(part, str | Path) for part in (options.reward, options.discriminator))
         if is_by_name and reward is task.reward:
             reward = copy.deepcopy(reward)
             self.training_env.env_method("set_reward", reward)
-        return reward  # type: ignore[no-any-return]
+        return reward
 
     @property
     def generator(self) -> Generator | None:
@@ -112,7 +113,7 @@ class AdversarialCallback(BaseCallback):
     def _on_step(self) -> bool:
         infos, dones = self.locals.get("infos", []), self.locals.get("dones", [])
         for info, done in zip(infos, dones, strict=False):
-            if done and not info.get("TimeLimit.truncated", False):
+            if done and "sequence" in info:
                 self.unseen += 1
                 if self.generator is None:
                     self.sequences.append(info["sequence"])
@@ -152,7 +153,8 @@ class AdversarialCallback(BaseCallback):
     def _follow(self) -> None:
         """β <- β + rate * (θ - β)."""
         if self._has_own_beta and self.unseen:
-            assert self.rollout_policy is not None and self.generator is not None
+            assert self.rollout_policy is not None
+            assert self.generator is not None
             for beta, theta in zip(self.rollout_policy.parameters(), self.generator.parameters(), strict=True):
                 beta.lerp_(theta, self.rollout_update_rate)
 
@@ -161,7 +163,7 @@ class AdversarialCallback(BaseCallback):
         if task.corpus is not None:
             return torch.tensor(task.corpus.train.tokens_NT)
         if task.oracle is not None:
-            return task.oracle.sample(9_984, stream(self.seed, "real"))  # type: ignore[no-any-return]
+            return task.oracle.sample(9_984, stream(self.seed, "real"))
         raise ValueError("the environment has neither a corpus nor an oracle; give the real sequences as `real`")
 
     def state_dict(self) -> dict[str, Any]:

@@ -81,7 +81,9 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         _ = generators[self.name]
         if self.embedding_dim < 1 or self.hidden_dim < 1:
-            raise InputError(f"embedding_dim and hidden_dim must be at least 1, got {self.embedding_dim}, {self.hidden_dim}")
+            raise InputError(
+                f"embedding_dim and hidden_dim must be at least 1, got {self.embedding_dim}, {self.hidden_dim}"
+            )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -153,7 +155,9 @@ class AgentConfig:
             raise InputError(f"baseline must be one of {', '.join(BASELINES)}; got {self.baseline!r}")
         ShapingOptions(num_rollouts=self.num_rollouts)
         if self.batch_size < 1 or not self.learning_rate > 0:
-            raise InputError(f"batch_size and learning_rate must be above 0, got {self.batch_size}, {self.learning_rate}")
+            raise InputError(
+                f"batch_size and learning_rate must be above 0, got {self.batch_size}, {self.learning_rate}"
+            )
         if not 0 < self.rollout_update_rate <= 1:
             raise InputError(f"rollout_update_rate must lie in (0, 1], got {self.rollout_update_rate}")
 
@@ -208,10 +212,13 @@ class RunConfig:
             raise InputError(f"rounds must be at least 0, got {self.rounds}")
         if self.seed < 0 or self.threads < 0:
             raise InputError(f"seed and threads must be at least 0, got {self.seed} and {self.threads}")
+        if self.threads > 1024:
+            raise InputError(f"threads must be at most 1024, got {self.threads}")
         for control in self.controls:
             if control not in CONTROLS:
                 raise InputError(
-                    f"unknown control {control!r}{did_you_mean(control, list(CONTROLS))}; known are {', '.join(CONTROLS)}"
+                    f"unknown control {control!r}{did_you_mean(control, list(CONTROLS))}; "
+                    f"known are {', '.join(CONTROLS)}"
                 )
 
 
@@ -232,7 +239,13 @@ def _paper(preset: str, **agent: Any) -> RunConfig:
             draw_size=9_984,
         ),
         agent=AgentConfig(
-            reward="discriminator", weights="q", normalize=False, loss="sum", num_rollouts=16, learning_rate=0.01, **agent
+            reward="discriminator",
+            weights="q",
+            normalize=False,
+            loss="sum",
+            num_rollouts=16,
+            learning_rate=0.01,
+            **agent,
         ),
         rounds=200,
         evaluation=EvaluationConfig(every=5, samples=9_984, final_samples=9_984, max_nll_rise=1e9),

@@ -18,7 +18,6 @@ from seqgan_rl.models.generator import LSTMGenerator, generators
 from seqgan_rl.models.oracle import Oracle
 from seqgan_rl.sequences import Corpus
 
-
 TEXT_ONLY = ("level", "test", "min_count", "max_vocab", "drop_longer", "lowercase", "eos")
 """Settings that mean nothing without a text."""
 
@@ -54,7 +53,8 @@ class RunData:
             generator = load_model(folder / "oracle", generators)
             if not isinstance(generator, LSTMGenerator):
                 raise InputError(f"{folder / 'oracle'} does not hold an oracle")
-            oracle = Oracle(generator, folder.config().data.oracle)
+            source = folder.config().data.oracle
+            oracle = Oracle(generator, f"seed {int(source)}" if _is_seed(source) else Path(source).name)
         return cls(Corpus.from_files(folder / "corpus"), oracle)
 
 
@@ -62,11 +62,13 @@ def prepare_data(config: DataConfig) -> RunData:
     """Draw or read the data that a config describes. InputError for anything wrong with it."""
     if config.corpus is not None:
         return RunData(_text(config, config.corpus), None)
-    ignored = [f.name for f in dataclasses.fields(config) if f.name in TEXT_ONLY and getattr(config, f.name) != f.default]
+    ignored = [
+        f.name for f in dataclasses.fields(config) if f.name in TEXT_ONLY and getattr(config, f.name) != f.default
+    ]
     if ignored:
         raise InputError(f"{', '.join(ignored)}: settings of a text, but no corpus is given; add --corpus FILE")
     T = 20 if config.sequence_length is None else config.sequence_length
-    if re.fullmatch(r"-?[0-9]+", config.oracle):
+    if _is_seed(config.oracle):
         seed = int(config.oracle)
         if not 0 <= seed < 2**32:
             raise InputError(f"oracle seed must lie in [0, 2^32), got {seed}")
@@ -85,6 +87,10 @@ def prepare_data(config: DataConfig) -> RunData:
         name=f"oracle {oracle.hash}",
     )
     return RunData(corpus, oracle)
+
+
+def _is_seed(oracle: str) -> bool:
+    return re.fullmatch(r"-?[0-9]+", oracle) is not None
 
 
 def _text(config: DataConfig, source: str) -> Corpus:

@@ -110,7 +110,9 @@ def _add_equal_coverage(rows: list[Row], evaluator: Evaluator, mle: Generator) -
         rows.insert(names.index("MLE") + 1, Row("MLE at equal coverage", scores))
 
 
-def _write(folder: RunFolder, data: RunData, result: RunResult, curve: TemperatureCurve | None, best: Generator) -> None:
+def _write(
+    folder: RunFolder, data: RunData, result: RunResult, curve: TemperatureCurve | None, best: Generator
+) -> None:
     document = {
         "verdict": result.verdict,
         "oracle": None if data.oracle is None else {"source": data.oracle.source, "hash": data.oracle.hash},
@@ -198,7 +200,9 @@ def sample(
     return as_lines(data, tokens_BT)
 
 
-def evaluate(run: str | Path, *, n_samples: int | None = None, seed: int = 0) -> tuple[ScoreTable, list[dict[str, Any]]]:
+def evaluate(
+    run: str | Path, *, n_samples: int | None = None, seed: int = 0
+) -> tuple[ScoreTable, list[dict[str, Any]]]:
     """Scores of all generators of a run on its test split, as a table and as JSON-able rows with their signatures."""
     folder = RunFolder.open(run)
     load_run(run)

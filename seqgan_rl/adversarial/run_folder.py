@@ -1,11 +1,11 @@
 """A run is a folder: settings, versions, metrics, checkpoints, models, results. Files appear whole or not at all.
 
-    config.json  versions.json  corpus/       what decides the numbers
-    metrics.jsonl  tensorboard/               one row a record; the second is drawn from the first
-    checkpoints/NNNNNN/                       the last two
-    mle/  discriminator/  generator/          models (safetensors and JSON)
-    controls/NAME/                            the controls' generators
-    results.json  results.md  samples.txt  figures/
+config.json  versions.json  corpus/       what decides the numbers
+metrics.jsonl  tensorboard/               one row a record; the second is drawn from the first
+checkpoints/NNNNNN/                       the last two
+mle/  discriminator/  generator/          models (safetensors and JSON)
+controls/NAME/                            the controls' generators
+results.json  results.md  samples.txt  figures/
 """
 
 import contextlib

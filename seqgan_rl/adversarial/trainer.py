@@ -6,11 +6,13 @@ that was killed and continued writes the same numbers as one that was not.
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -112,10 +114,28 @@ def _check_parts(config: RunConfig, data: RunData) -> None:
         )
         for name in (config.agent.reward, *config.controls):
             _ = as_reward(rewards[name](parts)) if name in rewards else None
+        if config.agent.rollouts:  # a round's random numbers; taken from the system only when they are written
+            np.empty((config.agent.batch_size, T - 1, config.agent.num_rollouts, T), dtype=np.float32)
     except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(f"num_rollouts and batch_size ask for too much memory: {error}") from None
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"a part of the run cannot be built: {str(error).splitlines()[0][:300]}") from error
+
+
+@contextmanager
+def _fitting(folder: RunFolder) -> Iterator[None]:
+    """InputError where the state of a checkpoint does not fit the run's settings."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"the last checkpoint of {folder.path} does not fit its config.json ({' '.join(str(error).split())[:150]}); "
+            "was one of them changed? Remove its checkpoints folder to train again from the start"
+        ) from error
 
 
 @dataclass
@@ -137,8 +157,8 @@ class _Run:
             _Stage("seqgan", lambda state: self._agent("seqgan", config.agent.reward, state)),
             *(_Stage(name, self._control(name)) for name in config.controls),
         ]
-        found = folder.last_checkpoint()
-        self.number, checkpoint = found if found is not None else (0, {"stage": 0, "metrics_bytes": 0, "state": None})
+        start: tuple[int, dict[str, Any]] = (0, {"stage": 0, "metrics_bytes": 0, "state": None})
+        self.number, checkpoint = folder.last_checkpoint() or start
         self.stage_index: int = checkpoint["stage"]
         self._stage_state = checkpoint["state"]
         self.log = MetricsLog(folder, checkpoint["metrics_bytes"])
@@ -195,10 +215,13 @@ class _Run:
         rng = stream(self.config.seed, f"{stage} order")
         trainer = LikelihoodTrainer(generator, self.split("train"), self.split("valid"), config, rng)
         if state is not None:
-            trainer.load_state_dict(state)
+            with _fitting(self.folder):
+                trainer.load_state_dict(state)
         with self.bar(label, config.max_epochs, trainer.epoch, unit="epoch") as bar:
             for record in trainer.epochs():
-                self.log.write(stage, "epoch", trainer.epoch, {f"mle/{k}": v for k, v in record.items() if k != "epoch"})
+                self.log.write(
+                    stage, "epoch", trainer.epoch, {f"mle/{k}": v for k, v in record.items() if k != "epoch"}
+                )
                 bar.update()
                 bar.set_postfix_str(f"train {record['train_nll']:.3f}  valid {record['valid_nll']:.3f} nats/token")
                 self.checkpoint_if_due(trainer.state_dict)
@@ -210,8 +233,9 @@ class _Run:
         rng = stream(self.config.seed, "discriminator fake")
         best: dict[str, Any] = {"loss": float("inf"), "waited": 0, "trainer": trainer.state_dict()}
         if state is not None:
-            trainer.load_state_dict(state["trainer"])
-            rng.bit_generator.state, best = state["rng"], state["best"]
+            with _fitting(self.folder):
+                trainer.load_state_dict(state["trainer"])
+                rng.bit_generator.state, best = state["rng"], state["best"]
 
         def fake(n: int) -> Tensor:
             return generator.sample(n, forbidden=self.data.forbidden, rng=rng)
@@ -253,7 +277,8 @@ class _Run:
         """Algorithm 1, lines 6-14, with the SeqGAN agent playing the Gymnasium environment."""
         config, agent_config = self.config, self.config.agent
         trainer = self._new_trainer()
-        trainer.load_state_dict(load_state(self.folder / "discriminator-training"))
+        with _fitting(self.folder):
+            trainer.load_state_dict(load_state(self.folder / "discriminator-training"))
         mle = self._load_generator("mle")
         parts = RewardParts(
             discriminator=trainer.discriminator,
@@ -278,24 +303,25 @@ class _Run:
             **({"sequence_length": self.data.corpus.sequence_length} if self.data.oracle is not None else {}),
         )
         env.seed(int(stream(config.seed, f"{name} env").integers(2**31)))
-        agent = SeqGAN(
-            GeneratorPolicy,
-            env,
-            learning_rate=agent_config.learning_rate,
-            weights=agent_config.weights,
-            baseline=agent_config.baseline,
-            normalize=agent_config.normalize,
-            loss=agent_config.loss,
-            max_grad_norm=agent_config.max_grad_norm,
-            ent_coef=agent_config.ent_coef,
-            kl_coef=agent_config.kl_coef,
-            policy_kwargs={
-                "generator": config.generator.name,
-                "generator_options": config.generator.options,
-                "forbidden": self.data.forbidden,
-            },
-            device=self.device,
-        )
+        with torch_seeded(stream(config.seed, f"{name} init")):  # weights that are replaced at once
+            agent = SeqGAN(
+                GeneratorPolicy,
+                env,
+                learning_rate=agent_config.learning_rate,
+                weights=agent_config.weights,
+                baseline=agent_config.baseline,
+                normalize=agent_config.normalize,
+                loss=agent_config.loss,
+                max_grad_norm=agent_config.max_grad_norm,
+                ent_coef=agent_config.ent_coef,
+                kl_coef=agent_config.kl_coef,
+                policy_kwargs={
+                    "generator": config.generator.name,
+                    "generator_options": config.generator.options,
+                    "forbidden": self.data.forbidden,
+                },
+                device=self.device,
+            )
         agent.policy.generator.load_state_dict(mle.state_dict())
         agent.policy.rng = stream(config.seed, f"{name} policy")
         agent.reference = mle
@@ -385,8 +411,8 @@ class _Rounds(BaseCallback):
         self.run, self.name, self.agent, self.reward = run, name, agent, reward
         self.adversary, self.bar, self._state = adversary, bar, state
         self.note, self.stop_reason = "", ""
-        self.start_scores: dict[str, float] = {} if state is None else state["start_scores"]
-        self._has_warned = state is not None and state["has_warned"]
+        self.start_scores: dict[str, float] = {}
+        self._has_warned = False
 
     @property
     def round(self) -> int:
@@ -395,7 +421,8 @@ class _Rounds(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self._state is not None:  # continue: everything is in place now
-            self._load(self._state)
+            with _fitting(self.run.folder):
+                self._load(self._state)
             self._state = None
             self.bar.update(self.round - self.bar.n)
             return
@@ -452,9 +479,9 @@ class _Rounds(BaseCallback):
         policy.rng.bit_generator.state = state["rng"]
         self.agent._n_updates, self.agent.num_timesteps = state["updates"], state["num_timesteps"]
         self.training_env.env_method("load_state_dict", state["env"])
-        self.training_env.seed(None)
         self.reward.load_state_dict(state["reward"])
         self.adversary.load_state_dict(state["adversary"])
+        self.start_scores, self._has_warned = state["start_scores"], state["has_warned"]
 
 
 class _Evaluation(BaseCallback):
@@ -498,4 +525,4 @@ def _copied(state: Any) -> Any:
     return state
 
 
-__all__: Iterable[str] = ["train"]
+__all__ = ["train"]

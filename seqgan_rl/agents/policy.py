@@ -89,7 +89,11 @@ class GeneratorPolicy(ActorCriticPolicy):
         # seeded by the algorithm through torch's global generator
         self.rng = np.random.default_rng(int(torch.randint(2**62, ())))
         self._cache: tuple[Tensor, State, tuple[int, ...]] | None = None
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -195,9 +199,7 @@ class GeneratorPolicy(ActorCriticPolicy):
 
 def _where(condition_B: Tensor, yes: State, no: State) -> State:
     """Row by row, one state or the other."""
-    return tuple(
-        torch.where(condition_B.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(yes, no, strict=True)
-    )
+    return tuple(torch.where(condition_B.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(yes, no, strict=True))
 
 
 def _put(state: State, rows_R: Tensor, new: State) -> State:

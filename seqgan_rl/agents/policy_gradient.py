@@ -37,8 +37,11 @@ def advantages(q_BT: Tensor, is_action_BT: Tensor, baseline: str, value_BT: Tens
     dtype, q_BT = q_BT.dtype, q_BT.double()  # in float32 a constant less its mean is not 0, and Adam has no scale
     count_T = is_action_BT.sum(dim=0)
     total_T = torch.where(is_action_BT, q_BT, 0.0).sum(dim=0)
-    # mean over the others; a sequence that is alone at its position gets no baseline
-    others_BT = torch.where(count_T > 1, (total_T - q_BT) / (count_T - 1).clamp_min(1), 0.0)
+    # mean over the others at this position; for a sequence that is alone there, over all values of the others
+    row_total_B1 = torch.where(is_action_BT, q_BT, 0.0).sum(dim=1, keepdim=True)
+    elsewhere_B1 = is_action_BT.sum() - is_action_BT.sum(dim=1, keepdim=True)
+    others_B1 = (total_T.sum() - row_total_B1) / elsewhere_B1.clamp_min(1)
+    others_BT = torch.where(count_T > 1, (total_T - q_BT) / (count_T - 1).clamp_min(1), others_B1)
     match baseline:
         case "none":
             base_BT = torch.zeros_like(q_BT)

@@ -45,6 +45,8 @@ class SequenceBatch:
     """Action values: the rollouts' where there are any, else the reward-to-go."""
     return_B: Tensor
     """Sum of the rewards of each sequence."""
+    has_rollouts: bool = True
+    """Whether the action values are Monte-Carlo estimates; the reward-to-go is no baseline for the next step's."""
 
 
 class SeqGAN(OnPolicyAlgorithm):
@@ -59,7 +61,8 @@ class SeqGAN(OnPolicyAlgorithm):
         batch_size: sequences per update; a multiple of the number of sub-environments (None: one from each).
         weights: "q" multiplies log-probabilities with Q as the paper does; "advantage" subtracts ``baseline``.
         baseline: "rollout", "position_mean", "leave_one_out" or "learned", see
-            :func:`seqgan_rl.agents.policy_gradient.advantages`.
+            :func:`seqgan_rl.agents.policy_gradient.advantages`. Without rollouts "rollout" is "leave_one_out": Q of the
+            step before would be R(Y) itself, and the difference 0.
         normalize: divide the weights by their root mean square.
         loss: "mean" or "sum" over the batch.
         max_grad_norm: global gradient norm limit; the share of updates it cut is logged.
@@ -134,7 +137,9 @@ class SeqGAN(OnPolicyAlgorithm):
         if self.env is not None:
             per_env, rest = divmod(self.batch_size or self.n_envs, self.n_envs)
             if rest or per_env < 1:
-                raise ValueError(f"batch_size must be a multiple of the {self.n_envs} sub-environments, got {self.batch_size}")
+                raise ValueError(
+                    f"batch_size must be a multiple of the {self.n_envs} sub-environments, got {self.batch_size}"
+                )
             for name in ("has_eos", "forbidden"):
                 if name not in self.policy_kwargs and self.env.has_attr(name):
                     self.policy_kwargs[name] = self.env.get_attr(name, indices=0)[0]
@@ -164,14 +169,18 @@ class SeqGAN(OnPolicyAlgorithm):
         finally:
             if can_hold:
                 env.set_attr("hold_finished", False)
-        self.batch = SequenceBatch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        tokens, is_action, q, returns, has_rollouts = zip(*parts, strict=True)
+        self.batch = SequenceBatch(
+            torch.cat(tokens), torch.cat(is_action), torch.cat(q), torch.cat(returns), all(has_rollouts)
+        )
         self.logger.record("agent/reward", float(self.batch.return_B.mean()))
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
-    def _play_one_each(self, env: VecEnv, callback: BaseCallback) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-        """One sequence from every sub-environment: tokens, action marks, action values and returns."""
+    def _play_one_each(self, env: VecEnv, callback: BaseCallback) -> tuple[Tensor, Tensor, Tensor, Tensor, bool] | None:
+        """One sequence from every sub-environment: tokens, action marks, action values, returns, and whether the values
+        are of rollouts."""
         B, T = env.num_envs, self.policy.sequence_length
         obs = env.reset()
         is_prompt_BT = np.asarray(obs) != self.policy.num_actions
@@ -186,8 +195,8 @@ class SeqGAN(OnPolicyAlgorithm):
             callback.update_locals({**locals(), "rewards": rewards_B, "dones": dones_B & is_playing_B, "new_obs": obs})
             if not callback.on_step():
                 return None
-            self._update_info_buffer(infos, dones_B)
             playing = np.flatnonzero(is_playing_B)
+            self._update_info_buffer([infos[row] for row in playing], dones_B[playing])
             reward_BT[playing, position_B[playing]] = rewards_B[playing]
             position_B[playing] += 1
             for row in np.flatnonzero(is_playing_B & dones_B):
@@ -206,7 +215,8 @@ class SeqGAN(OnPolicyAlgorithm):
         tokens, is_prompt, q, reward = (torch.from_numpy(a) for a in (tokens_BT, is_prompt_BT, q_BT, reward_BT))
         is_action = (tokens != self.policy.num_actions) & ~is_prompt
         q = q if has_values else torch.where(is_action, reward_to_go(reward), 0.0)
-        return tuple(part.to(self.device) for part in (tokens, is_action, q, reward.sum(dim=1)))  # type: ignore[return-value]
+        device = self.device
+        return tokens.to(device), is_action.to(device), q.to(device), reward.sum(dim=1).to(device), has_values
 
     def train(self) -> None:
         """One gradient step on the sequences just played, Eqs. (7)-(8)."""
@@ -215,7 +225,7 @@ class SeqGAN(OnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         loss = self._loss(self.batch)
         self.policy.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError("the policy gradient is not finite; lower the learning rate or check the reward")
@@ -232,10 +242,13 @@ class SeqGAN(OnPolicyAlgorithm):
         logp_BT = self.policy.sequence_log_prob(batch.tokens_BT)
         learned = self.weights == "advantage" and self.baseline == "learned"
         value_BT = self.policy.sequence_values(batch.tokens_BT) if learned else None
+        baseline = "none" if self.weights == "q" else self.baseline
+        if baseline == "rollout" and not batch.has_rollouts:
+            baseline = "leave_one_out"
         weight_BT = advantages(
             batch.q_BT,
             is_action_BT,
-            "none" if self.weights == "q" else self.baseline,
+            baseline,
             None if value_BT is None else value_BT.detach(),
         )
         self.logger.record("agent/weight_spread", float(weight_BT[is_action_BT].std(correction=0)))

@@ -52,7 +52,15 @@ def load_state(folder: str | Path) -> Any:
         raise InputError(f"{folder} is not a checkpoint: {missing} is missing") from None
     except InputError:
         raise
-    except (ValueError, LookupError, TypeError, OSError, RecursionError, MemoryError, safetensors.SafetensorError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        OSError,
+        RecursionError,
+        MemoryError,
+        safetensors.SafetensorError,
+    ) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"checkpoint {folder} is damaged: {reason}") from None
 
@@ -81,11 +89,12 @@ def _folder_written_whole(folder: Path) -> Iterator[Path]:
         yield partial
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.replace(folder, old / "replaced")
             try:
+                os.replace(folder, old / "replaced")
                 os.replace(partial, folder)
             except BaseException:
-                os.replace(old / "replaced", folder)
+                if (old / "replaced").exists():
+                    os.replace(old / "replaced", folder)
                 old.rmdir()
                 raise
             shutil.rmtree(old)
@@ -122,7 +131,9 @@ def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"a checkpoint holds dicts, lists, numbers, strings, tensors and arrays; got {type(value).__name__}")
+    raise TypeError(
+        f"a checkpoint holds dicts, lists, numbers, strings, tensors and arrays; got {type(value).__name__}"
+    )
 
 
 def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -52,8 +52,6 @@ def updated(config: C, values: dict[str, Any], where: str = "config") -> C:
             changes[key] = _typed(value, hints[key], f"{where}: {key}")
     try:
         return dataclasses.replace(config, **changes)  # type: ignore[type-var]
-    except InputError:
-        raise
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -61,7 +59,11 @@ def updated(config: C, values: dict[str, Any], where: str = "config") -> C:
 def as_dict(config: Any) -> dict[str, Any]:
     """A config as JSON-able nested dictionaries."""
     return {
-        field.name: as_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        field.name: as_dict(value)
+        if dataclasses.is_dataclass(value)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
         for field in dataclasses.fields(config)
         for value in [getattr(config, field.name)]
     }
@@ -88,6 +90,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         raise InputError(f"{where} must be one of {', '.join(map(str, arguments))}; got {_shown(value)}")
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_typed(item, arguments[0], where) for item in value)
+    if isinstance(value, float) and math.isnan(value):
+        raise InputError(f"{where} must be {_name(hint)}, got nan")
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             if not math.isnan(number := float(value)):

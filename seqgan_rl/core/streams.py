@@ -62,6 +62,6 @@ def torch_seeded(rng: np.random.Generator) -> Iterator[None]:
 
     For code that only knows the global generator (``nn.Dropout``, ``nn.init``).
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         torch.manual_seed(int(rng.integers(2**63)))
         yield

@@ -4,13 +4,13 @@ Letters: B sequences, T tokens each.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from seqgan_rl.core.modules import evaluation_mode
 from seqgan_rl.core.registry import Registry
 
 
@@ -44,17 +44,6 @@ class Discriminator(nn.Module, ABC):
     def penalty(self) -> Tensor | float:
         """What is added to the cross-entropy of each minibatch (the paper's L2 term on the output layer)."""
         return 0.0
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Inside, the module is in evaluation mode; afterwards it is in the mode it had."""
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
 
 
 discriminators: Registry[Callable[..., Discriminator]] = Registry("discriminator")

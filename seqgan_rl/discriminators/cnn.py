@@ -1,4 +1,4 @@
-"""Convolutional text discriminators: the paper's CNN with highway (Zhang and LeCun 2015; Yu et al. 2017) and a small one.
+"""Convolutional discriminators: the paper's CNN with highway (Zhang and LeCun 2015; Yu et al. 2017), and a small one.
 
 Letters: B sequences, T tokens each, P windows, E embedding, F filters of one width, C = all features.
 """
@@ -70,8 +70,9 @@ class CNNDiscriminator(Discriminator):
         self.filter_bias = nn.Parameter(torch.full((C,), 0.1))
         self.highway: nn.ModuleList | None = None
         if highway != "none":
-            self.highway = nn.ModuleList([nn.Linear(C, C, bias=highway == "biased") for _ in ("gate", "transform")])
-            for layer in self.highway:
+            layers = [nn.Linear(C, C, bias=highway == "biased") for _ in ("gate", "transform")]
+            self.highway = nn.ModuleList(layers)
+            for layer in layers:
                 nn.init.xavier_uniform_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
@@ -107,7 +108,7 @@ class CNNDiscriminator(Discriminator):
         for weight_wEF, bias_F in zip(self.filters, self.filter_bias.split([f for _, f in self.sizes]), strict=True):
             w, U = len(weight_wEF), len(embedding_UE)
             num_windows = len(tokens_BT) * (tokens_BT.shape[1] - w + 1)
-            if U > num_windows or (self.pool == "sum" and torch.is_grad_enabled()):
+            if num_windows < U or (self.pool == "sum" and torch.is_grad_enabled()):
                 activation_BPF = _window_products(functional.embedding(rows_BT, embedding_UE), weight_wEF)
                 pooled.append(self._pool(activation_BPF, bias_F))
                 continue

@@ -97,7 +97,7 @@ class DiscriminatorTrainer:
         cross_entropy = functional.binary_cross_entropy_with_logits(logits_B, is_real_B)  # Eq. (5), per sequence
         loss = cross_entropy + self.discriminator.penalty()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.discriminator.parameters() if p.grad is not None])
         if not torch.isfinite(norm):
             raise FloatingPointError("the discriminator's gradient is not finite; lower its learning rate")

@@ -87,7 +87,7 @@ class SequenceEnv(gym.Env[Any, np.int64], TaskHolder):
     ``action_mask`` int8 (num_actions,) always where some action is forbidden.
     """
 
-    metadata: dict[str, Any] = METADATA  # noqa: RUF012 - Gymnasium's own form
+    metadata: dict[str, Any] = METADATA
     options_class: ClassVar[type[EnvOptions]] = EnvOptions
 
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:

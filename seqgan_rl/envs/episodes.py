@@ -227,5 +227,7 @@ class Episodes:
             ("values", self.value_BT),
         ):
             if state[name].shape != array.shape:
-                raise ValueError(f"state of another environment: {name} has shape {state[name].shape}, not {array.shape}")
+                raise ValueError(
+                    f"state of another environment: {name} has shape {state[name].shape}, not {array.shape}"
+                )
             array[...] = state[name]

@@ -18,9 +18,8 @@ OBSERVATIONS = ("tokens", "tokens_float32", "onehot", "dict", "last_token")
 def check_observation(kind: str) -> None:
     """ValueError unless this is the name of an observation."""
     if kind not in OBSERVATIONS:
-        raise ValueError(
-            f"observation must be one of {', '.join(OBSERVATIONS)}; got {kind!r}{did_you_mean(str(kind), list(OBSERVATIONS))}"
-        )
+        hint = did_you_mean(str(kind), list(OBSERVATIONS))
+        raise ValueError(f"observation must be one of {', '.join(OBSERVATIONS)}; got {kind!r}{hint}")
 
 
 def observation_space(kind: str, task: SequenceTask) -> spaces.Space[Any]:

@@ -4,13 +4,10 @@ Every argument is JSON-able; live objects (a reward, a discriminator, a rollout 
 objects. Tasks are shared: environments made in one process with equal arguments hold one oracle, one discriminator.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.streams import stream
@@ -21,7 +18,7 @@ from seqgan_rl.envs.exact import ExactTask, SequenceTree, TableReward, grammar_r
 from seqgan_rl.envs.observations import check_observation
 from seqgan_rl.envs.task import SequenceTask
 from seqgan_rl.models.files import load_model
-from seqgan_rl.models.generator import Generator, RolloutPolicy, UniformPolicy, generators
+from seqgan_rl.models.generator import RolloutPolicy, UniformPolicy, generators
 from seqgan_rl.models.oracle import Oracle, check_task
 from seqgan_rl.rewards import Reward, rewards
 from seqgan_rl.rewards.base import RewardParts, as_reward
@@ -86,7 +83,9 @@ class OracleOptions(EnvOptions):
 
     def _build(self) -> SequenceTask:
         oracle = _oracle(self.oracle, self.vocab_size, self.sequence_length)
-        parts = _Parts(self, lambda: oracle_parts(oracle), oracle.vocab_size, self.sequence_length, oracle, has_eos=False)
+        parts = _Parts(
+            self, lambda: oracle_parts(oracle), oracle.vocab_size, self.sequence_length, oracle, has_eos=False
+        )
         return SequenceTask(
             vocab_size=oracle.vocab_size,
             sequence_length=self.sequence_length,
@@ -169,7 +168,7 @@ class ExactOptions(EnvOptions):
     variable_length: bool = False
     """Whether there is an EOS action."""
     task_name: str = "table"
-    """"table": uniform random rewards; "oracle": log-likelihood of a seeded oracle; "grammar": 1 in a seeded language."""
+    """"table": uniform random rewards; "oracle": a seeded oracle's log-likelihood; "grammar": 1 in a seeded language."""
     seed: int = 0
     """Seed of the task."""
 

@@ -51,14 +51,17 @@ class SB3VecEnv(VecEnv):
         rows = self._split({key: value for key, value in infos.items() if key.lstrip("_") not in ("final_info",)})
         final_rows = self._split(infos.get("final_info", {}))
         dones_B = terminated_B | truncated_B
-        for row, info in enumerate(rows):
-            info["TimeLimit.truncated"] = bool(truncated_B[row])
+        is_cut_B = truncated_B & ~terminated_B
+        for info, is_truncated in zip(rows, is_cut_B.tolist(), strict=True):
+            info["TimeLimit.truncated"] = is_truncated
         for row in np.flatnonzero(dones_B):
-            self.reset_infos[row] = {k: v for k, v in rows[row].items() if k not in ("final_obs", "TimeLimit.truncated")}
+            self.reset_infos[row] = {
+                k: v for k, v in rows[row].items() if k not in ("final_obs", "TimeLimit.truncated")
+            }
             rows[row] = {
                 **final_rows[row],
                 "terminal_observation": rows[row]["final_obs"],
-                "TimeLimit.truncated": bool(truncated_B[row]),
+                "TimeLimit.truncated": bool(is_cut_B[row]),
             }
         return observations, rewards_B.astype(np.float32), dones_B, rows
 
@@ -99,7 +102,9 @@ class SB3VecEnv(VecEnv):
         return rows
 
 
-def make_sb3_env(env_id: str = "SeqGAN/Oracle-v0", num_envs: int = 64, *, monitor: bool = True, **options: Any) -> VecEnv:
+def make_sb3_env(
+    env_id: str = "SeqGAN/Oracle-v0", num_envs: int = 64, *, monitor: bool = True, **options: Any
+) -> VecEnv:
     """A Stable-Baselines3 ``VecEnv`` over the native vector environment of this id.
 
     Args:

@@ -101,7 +101,7 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
         result = self.episodes.advance(actions_B, active_B, self._rngs, self.reward, self.policy_in_use())
         terminated_B = result.ended_B
         steps_B = self.episodes.lengths_B - self.episodes.start_B
-        truncated_B = active_B & ~terminated_B & (steps_B == self.max_episode_steps)
+        truncated_B = active_B & (steps_B == self.max_episode_steps)  # also where it ends, as TimeLimit does
         ended_B = terminated_B | truncated_B
 
         endings: dict[Any, dict[str, Any]] = {}
@@ -167,7 +167,9 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
         if mask is None:
             return np.arange(self.num_envs)
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-            raise ValueError(f'options["reset_mask"] must be a bool array of shape ({self.num_envs},), got {mask!r:.80}')
+            raise ValueError(
+                f'options["reset_mask"] must be a bool array of shape ({self.num_envs},), got {mask!r:.80}'
+            )
         if not mask.any():
             raise ValueError('options["reset_mask"] must be True for at least one sub-environment')
         return np.flatnonzero(mask)

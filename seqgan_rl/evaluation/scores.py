@@ -12,17 +12,17 @@ Letters: B sequences, T tokens each.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.modules import evaluation_mode
 from seqgan_rl.core.streams import stream
 from seqgan_rl.models.generator import Generator, State
 from seqgan_rl.models.likelihood import sequence_nll
@@ -184,7 +184,7 @@ class Evaluator:
         self._check(generator)
         reshaped = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         sampling = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, forbidden=self.forbidden)
-        with _evaluating(generator):
+        with evaluation_mode(generator):
             samples_BT = self._sample(generator, sampling)
             own_nats_B = _numpy(sequence_nll(generator, samples_BT, **reshaped, forbidden=self.forbidden))
             test_nats_B = _numpy(sequence_nll(generator, self.test_BT.to(generator.device), **reshaped))
@@ -355,18 +355,6 @@ def _rows(tokens_BT: Tensor) -> list[bytes]:
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().cpu().numpy()
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every part is in the mode that it was in."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 class _Uniform(Generator):

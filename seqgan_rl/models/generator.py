@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seqgan_rl.core.modules import evaluation_mode
 from seqgan_rl.core.registry import Registry
 from seqgan_rl.models.kernels import linear_log_prob, rows_per_block
 from seqgan_rl.models.sampling import (
@@ -115,11 +116,27 @@ def complete(
     Returns:
         tokens_RT (int64, PAD after EOS) and lengths_R (int64, EOS counted).
     """
-    (B, T), R, device = tokens_BT.shape, len(source_R), tokens_BT.device
+    T, R, device = tokens_BT.shape[1], len(source_R), tokens_BT.device
     full_RT = torch.full((R, T), decoder.pad_id, dtype=torch.int64, device=device)
     lengths_R = torch.full((R,), T, dtype=torch.int64, device=device)
     if R == 0:
         return full_RT, lengths_R
+    with evaluation_mode(decoder.policy):
+        _fill(decoder, tokens_BT, source_R, start_R, uniforms_RT, full_RT, lengths_R)
+    return full_RT, lengths_R
+
+
+def _fill(
+    decoder: Decoder,
+    tokens_BT: Tensor,
+    source_R: Tensor,
+    start_R: Tensor,
+    uniforms_RT: Tensor,
+    full_RT: Tensor,
+    lengths_R: Tensor,
+) -> None:
+    """The work of :func:`complete`, into ``full_RT`` and ``lengths_R``."""
+    (B, T), device = tokens_BT.shape, tokens_BT.device
     joins_T1 = torch.searchsorted(start_R, torch.arange(T + 1, device=device)).tolist()  # rows that start before t
     last_start = int(start_R[-1])
     kept_RT = torch.arange(T, device=device) < start_R[:, None]
@@ -147,7 +164,6 @@ def complete(
             lengths_R[active_R[ended_R]] = t + 1
             going_R = (~ended_R).nonzero().squeeze(1)
             active_R, last_R, state = active_R[going_R], last_R[going_R], select(state, going_R)
-    return full_RT, lengths_R
 
 
 class Generator(nn.Module, ABC):
@@ -229,9 +245,8 @@ class Generator(nn.Module, ABC):
         tokens_BT = torch.full((n, T), self.pad_id, dtype=torch.int64, device=self.device)
         tokens_BT[:, : len(prefix_ids)] = torch.tensor(prefix_ids, dtype=torch.int64, device=self.device)
         source_B = torch.arange(n, device=self.device)
-        return complete(
-            self.decoder(options), tokens_BT, source_B, torch.full_like(source_B, len(prefix_ids)), uniforms_BT
-        )[0]
+        start_B = torch.full_like(source_B, len(prefix_ids))
+        return complete(self.decoder(options), tokens_BT, source_B, start_B, uniforms_BT)[0]
 
     def log_prob(
         self,

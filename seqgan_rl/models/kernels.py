@@ -42,7 +42,8 @@ class _LinearLogProb(torch.autograd.Function):
         return logp_R
 
     @staticmethod
-    def backward(ctx: Any, grad_R: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_R: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         hidden_RH, weight_HV, bias_V, targets_R, lse_R = ctx.saved_tensors
         d_hidden_RH = torch.empty_like(hidden_RH)
         d_weight_HV, d_bias_V = torch.zeros_like(weight_HV), torch.zeros_like(bias_V)

@@ -1,6 +1,6 @@
 """Maximum-likelihood training of a generator, with early stopping on held-out data.
 
-Letters: B sequences, T tokens each. Every figure is in nats per token: summed nats over summed tokens, PAD never scored.
+Letters: B sequences, T tokens each. Every figure is in nats per token: Σ nats / Σ tokens, PAD never scored.
 """
 
 import copy
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqgan_rl.core.modules import evaluation_mode
+from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.models.generator import Generator
 
 
@@ -49,9 +51,8 @@ class LikelihoodConfig:
 @torch.no_grad()
 def sequence_nll(generator: Generator, tokens_BT: Tensor, **options: Any) -> Tensor:
     """Negative log-likelihood of each sequence, nats (summed over its tokens), float64, (B,); bounded memory."""
-    return torch.cat(
-        [-generator.log_prob(part, **options).double().sum(dim=1) for part in tokens_BT.split(1024)]
-    )
+    with evaluation_mode(generator):
+        return torch.cat([-generator.log_prob(part, **options).double().sum(dim=1) for part in tokens_BT.split(1024)])
 
 
 def nll_per_token(generator: Generator, tokens_BT: Tensor, **options: Any) -> float:
@@ -102,15 +103,21 @@ class LikelihoodTrainer:
         """One pass over the data. Returns mean training loss and validation NLL, nats per token."""
         config, n = self.config, len(self.train_BT)
         order = torch.from_numpy(self.rng.permutation(n) if config.shuffle else np.arange(n))
-        losses = []
-        for rows in order.split(config.batch_size):
-            losses.append(self.update(self.train_BT[rows]))
+        nats, tokens = 0.0, 0
+        self.generator.train()
+        with torch_seeded(self.rng):
+            for rows in order.split(config.batch_size):
+                tokens_BT = self.train_BT[rows]
+                count = int((tokens_BT != self.generator.pad_id).sum())
+                nats += self.update(tokens_BT) * count
+                tokens += count
+        self.generator.eval()
         self.epoch += 1
         valid_nll = nll_per_token(self.generator, self.valid_BT)
         self._keep_or_stop(valid_nll)
         return {
             "epoch": self.epoch,
-            "train_nll": float(np.mean(losses)),
+            "train_nll": nats / tokens,
             "valid_nll": valid_nll,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
@@ -119,7 +126,7 @@ class LikelihoodTrainer:
         """One optimiser step; returns the loss before it, nats per token."""
         loss = likelihood_loss(self.generator, tokens_BT)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError("the likelihood's gradient is not finite; lower the learning rate")

@@ -53,7 +53,7 @@ class Oracle:
         if not 0 <= seed < 2**32:
             raise InputError(f"the oracle's seed must lie in [0, 2^32), got {seed}")
         generator = _unset(vocab_size, sequence_length, embedding_dim=embedding_dim, hidden_dim=hidden_dim)
-        random_state = np.random.RandomState(seed)  # noqa: NPY002 - the one numpy stream that never changes
+        random_state = np.random.RandomState(seed)
         with torch.no_grad():
             for _, parameter in generator.named_parameters():
                 parameter.copy_(torch.from_numpy(random_state.standard_normal(tuple(parameter.shape))))

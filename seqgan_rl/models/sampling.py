@@ -92,6 +92,12 @@ def pick_from_weights(weights_RV: Tensor, uniforms_R: Tensor) -> Tensor:
         weights_RV = torch.nn.functional.pad(weights_RV, (0, padded_size(V) - V))
     blocks_RKC = weights_RV.view(R, -1, CDF_BLOCK)  # (R, K blocks, C entries)
     cdf_RK = blocks_RKC.sum(dim=-1).cumsum(dim=-1)
+    total_R = cdf_RK[:, -1]
+    if not bool(((total_R > 0) & (total_R < math.inf)).all()):
+        raise FloatingPointError(
+            "a next-token distribution is not a distribution (NaN, infinite or nothing allowed); the generator has "
+            "diverged, or every token is forbidden"
+        )
     target_R1 = _below(uniforms_R.unsqueeze(1) * cdf_RK[:, -1:], cdf_RK[:, -1:])
     block_R1 = torch.searchsorted(cdf_RK, target_R1, right=True)
     before_R1 = torch.where(block_R1 > 0, cdf_RK.gather(1, (block_R1 - 1).clamp_min(0)), 0.0)

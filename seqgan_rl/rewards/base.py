@@ -48,7 +48,7 @@ class Reward(ABC):
         """What a checkpoint must hold to continue (random state); discriminators are saved by their trainer."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - nothing to restore is the usual case
         """Continue where :meth:`state_dict` was taken."""
 
 

@@ -4,6 +4,7 @@ They are upper bounds for what a discriminator could teach, and machinery checks
 """
 
 import copy
+from typing import Any
 
 from torch import Tensor
 
@@ -38,6 +39,14 @@ class OracleLogRatio(Reward):
     def refresh(self, generator: Generator) -> None:
         """Take the ratio to this generator as it is now."""
         self.generator = copy.deepcopy(generator).eval().requires_grad_(False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator that the ratio is taken to."""
+        return {"generator": self.generator.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        self.generator.load_state_dict(state["generator"])
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """See :meth:`Reward.score`."""

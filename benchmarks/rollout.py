@@ -1,0 +1,105 @@
+"""Time of one rollout reward, beside the plain loop that other implementations use, in one run.
+
+    python benchmarks/rollout.py [--batch 64 --length 20 --vocabulary 5000 --rollouts 16 --threads 2]
+
+The unit of work is the paper's: B=64 sequences of T=20 tokens, V=5000, N=16 completions of each of the T-1 prefixes,
+scored by the paper's discriminator (1,720 filters, highway). The plain loop finishes one prefix and one rollout at a
+time, draws with ``torch.multinomial`` and convolves every window; it is linear in N, so only some of its rollouts are
+run and the time is scaled. Both estimate the same values, and the means are compared.
+"""
+
+import argparse
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from seqgan_rl.discriminators import CNNDiscriminator, paper_cnn
+from seqgan_rl.models.generator import LSTMGenerator
+from seqgan_rl.rewards import DiscriminatorReward
+from seqgan_rl.rollout import action_values
+
+
+@torch.no_grad()
+def plain_loop(generator: LSTMGenerator, discriminator: CNNDiscriminator, tokens_BT: Tensor, rollouts: int) -> Tensor:
+    """Action values (B, T) as the published ports compute them."""
+    B, T = tokens_BT.shape
+    q_BT = torch.zeros(B, T)
+    for _ in range(rollouts):
+        for t in range(1, T):
+            completed_BT, state = tokens_BT.clone(), generator.initial_state(B)
+            last_B = torch.full((B,), generator.pad_id)
+            for s in range(T):
+                logits_BV, state = generator.step(last_B, state)
+                if s >= t:
+                    completed_BT[:, s] = torch.multinomial(logits_BV.softmax(dim=1), 1).squeeze(1)
+                last_B = completed_BT[:, s]
+            q_BT[:, t - 1] += torch.sigmoid(convolved_logits(discriminator, completed_BT)) / rollouts
+    q_BT[:, T - 1] = torch.sigmoid(convolved_logits(discriminator, tokens_BT))
+    return q_BT
+
+
+def convolved_logits(discriminator: CNNDiscriminator, tokens_BT: Tensor) -> Tensor:
+    """The discriminator's logits with one two-dimensional convolution per filter width."""
+    embedded_B1TE = functional.embedding(tokens_BT, discriminator.embedding)[:, None]
+    pooled = []
+    biases = discriminator.filter_bias.split([count for _, count in discriminator.sizes])
+    for weight_wEF, bias_F in zip(discriminator.filters, biases, strict=True):
+        activation = functional.conv2d(embedded_B1TE, weight_wEF.permute(2, 0, 1)[:, None], bias_F).relu()
+        pooled.append(activation.amax(dim=(2, 3)))
+    features_BC = torch.cat(pooled, dim=1)
+    if discriminator.highway is not None:
+        gate_BC, transform_BC = (layer(features_BC) for layer in discriminator.highway)
+        features_BC = torch.lerp(features_BC, transform_BC.relu(), gate_BC.sigmoid())
+    outputs_B2 = discriminator.output(features_BC)
+    return outputs_B2[:, 1] - outputs_B2[:, 0]
+
+
+def timed(function: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
+    """Median seconds over ``repeats`` calls, and the last result."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = function()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("batch", 64), ("length", 20), ("vocabulary", 5000), ("rollouts", 16), ("threads", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--reference-rollouts", type=int, default=1, help="of the plain loop; its time is scaled to N")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    B, T, V, N = options.batch, options.length, options.vocabulary, options.rollouts
+    generator, discriminator = LSTMGenerator(V, T), paper_cnn(V, T).eval()
+    tokens_BT = generator.sample(B, rng=np.random.default_rng(0))
+    uniforms = torch.from_numpy(np.random.default_rng(1).random((B, T - 1, N, T), dtype=np.float32))
+    lengths_B, reward = torch.full((B,), T), DiscriminatorReward(discriminator)
+
+    ours, ours_BT = timed(
+        lambda: action_values(generator, reward, tokens_BT, lengths_B, uniforms), repeats=options.repeats
+    )
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    part, plain_BT = timed(
+        lambda: plain_loop(generator, discriminator, tokens_BT, options.reference_rollouts), repeats=1
+    )
+    plain = part * N / options.reference_rollouts
+    print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}; B={B} T={T} V={V} N={N}")
+    print(f"  this library       {ours:8.3f} s   (median of {options.repeats}; peak memory {peak_mb:.0f} MB)")
+    print(f"  plain loop         {plain:8.3f} s   ({options.reference_rollouts} of {N} rollouts run, scaled)")
+    print(f"  ratio              {plain / ours:8.1f}")
+    print(f"  mean action value  {ours_BT.mean():8.4f} (ours) {plain_BT.mean():.4f} (plain loop)")
+
+
+if __name__ == "__main__":
+    main()
