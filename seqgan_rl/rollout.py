@@ -120,7 +120,7 @@ def _values(
         raise ValueError("num_rollouts must be at least 1, got 0 blocks of uniforms")
     if not reward.reads_sequences:
         ones = torch.ones(P + len(done_F), dtype=torch.int64, device=tokens_BT.device)
-        return reward.score(ones[:, None], ones).split([P, len(done_F)])  # type: ignore[return-value]
+        return reward.score(ones[:, None], ones).split([P, len(done_F)])
     full_RT, ends_R = complete(
         decoder, tokens_BT, source_P.repeat_interleave(N), start_P.repeat_interleave(N), uniforms_PNT.reshape(P * N, T)
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from seqgan_rl.core.streams import stream
 from seqgan_rl.discriminators import DiscriminatorConfig, DiscriminatorTrainer
 from seqgan_rl.models.generator import Generator
-from seqgan_rl.rewards import DiscriminatorReward, Reward, ShuffledReward
+from seqgan_rl.rewards import Reward, ShuffledReward
 
 
 class AdversarialCallback(BaseCallback):
@@ -194,16 +194,15 @@ def paying_discriminator(reward: Reward) -> Any:
     """The discriminator behind a reward, or None."""
     if isinstance(reward, ShuffledReward):
         return paying_discriminator(reward.inner)
-    return reward.discriminator if isinstance(reward, DiscriminatorReward) else None
+    return getattr(reward, "discriminator", None)
 
 
 def train_discriminator(trainer: DiscriminatorTrainer, fake: Any, minibatches: int) -> dict[str, float]:
     """So many minibatches against ``fake(n)``, drawn ``draw_size`` at a time and used ``epochs_per_draw`` times.
 
-    Returns the means of the last draw; the share of the work that a cut-off last draw would exceed is left out.
+    The number of minibatches is exact. Returns the means over all of them.
     """
-    config, record = trainer.config, dict[str, float]()
-    left = minibatches
+    config, total, left = trainer.config, dict[str, float](), minibatches
     while left > 0:
         draw = config.draw_size or max(1, left // config.epochs_per_draw) * config.batch_size
         per_epoch = -(-draw // config.batch_size)
@@ -211,6 +210,7 @@ def train_discriminator(trainer: DiscriminatorTrainer, fake: Any, minibatches: i
             per_epoch = max(1, left // config.epochs_per_draw)
             draw = per_epoch * config.batch_size
         epochs = min(config.epochs_per_draw, left // per_epoch)
-        record = trainer.train(fake(draw), epochs)
+        for name, mean in trainer.train(fake(draw), epochs).items():
+            total[name] = total.get(name, 0.0) + mean * per_epoch * epochs
         left -= per_epoch * epochs
-    return record
+    return {name: value / minibatches for name, value in total.items()}

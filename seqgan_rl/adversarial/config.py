@@ -146,6 +146,9 @@ class AgentConfig:
     max_grad_norm: float = 5.0
     ent_coef: float = 0.0
     kl_coef: float = 0.0
+    averaging: float = 0.0
+    """Share of the old average kept at each update; the average of the weights over updates is then what is evaluated
+    and kept. 0 keeps the last weights."""
     rollout_update_rate: float = 1.0
     """β <- β + rate * (θ - β) after each update; 1: the rollout policy is the generator itself."""
 
@@ -158,6 +161,8 @@ class AgentConfig:
             raise InputError(
                 f"batch_size and learning_rate must be above 0, got {self.batch_size}, {self.learning_rate}"
             )
+        if not 0 <= self.averaging < 1:
+            raise InputError(f"averaging must lie in [0, 1), got {self.averaging}")
         if not 0 < self.rollout_update_rate <= 1:
             raise InputError(f"rollout_update_rate must lie in (0, 1], got {self.rollout_update_rate}")
 

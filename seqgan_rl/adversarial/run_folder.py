@@ -114,7 +114,7 @@ class MetricsLog:
         if path.stat().st_size > keep_bytes:
             os.truncate(path, keep_bytes)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self._events = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._events = SummaryWriter(str(folder / "tensorboard"))
         for row in read_metrics(folder):
             self._draw(row)
         self._file: IO[str] = path.open("a", encoding="utf-8")
@@ -137,13 +137,13 @@ class MetricsLog:
     def close(self) -> None:
         """Flush and close both."""
         self._file.close()
-        self._events.close()  # type: ignore[no-untyped-call]
+        self._events.close()
 
     def _draw(self, row: dict[str, Any]) -> None:
         step = next((row[name] for name in ("round", "epoch", "minibatch") if name in row), 0)
         for name, value in row.items():
             if isinstance(value, int | float) and math.isfinite(value) and name not in ("round", "epoch", "minibatch"):
-                self._events.add_scalar(f"{row.get('agent', '')}/{name}", value, step)  # type: ignore[no-untyped-call]
+                self._events.add_scalar(f"{row.get('agent', '')}/{name}", value, step)
 
 
 class AgentWriter(KVWriter):

@@ -189,7 +189,7 @@ class SeqGAN(OnPolicyAlgorithm):
         position_B, is_playing_B = is_prompt_BT.sum(axis=1), np.ones(B, dtype=np.bool_)
         has_values = True
         while is_playing_B.any():
-            actions_B, _, _ = self.policy(obs_as_tensor(obs, self.device))
+            actions_B, _, _ = self.policy(obs_as_tensor(np.asarray(obs), self.device))
             obs, rewards_B, dones_B, infos = env.step(actions_B.cpu().numpy())
             self.num_timesteps += int(is_playing_B.sum())
             callback.update_locals({**locals(), "rewards": rewards_B, "dones": dones_B & is_playing_B, "new_obs": obs})
@@ -283,13 +283,20 @@ class SeqGAN(OnPolicyAlgorithm):
         self: Self,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 1,
+        log_interval: int | None = 1,
         tb_log_name: str = "SeqGAN",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
         """As everywhere in SB3; whole sequences are played, so up to one batch more than ``total_timesteps``."""
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        return super().learn(
+            total_timesteps,
+            callback,
+            log_interval,  # type: ignore[arg-type] # SB3 takes None, its annotation does not say so
+            tb_log_name,
+            reset_num_timesteps,
+            progress_bar,
+        )
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "batch", "reference"]

@@ -83,7 +83,8 @@ class SequenceEnv(gym.Env[Any, np.int64], TaskHolder):
     Observation: the prefix, see :func:`seqgan_rl.envs.observations.observation_space`.
     Reward: see :class:`seqgan_rl.envs.episodes.ShapingOptions`; a float.
     ``reset(options={"prefix": [ids]})`` starts from a prompt (T includes it).
-    ``info`` at the end: ``sequence`` int64 (T,), ``sequence_reward`` R(Y), and ``action_value`` float32 (T,) where something was rolled out;
+    ``info`` at the end: ``sequence`` int64 (T,), ``sequence_reward`` R(Y), and
+    ``action_value`` float32 (T,) where something was rolled out;
     ``action_mask`` int8 (num_actions,) always where some action is forbidden.
     """
 

@@ -168,7 +168,7 @@ class ExactOptions(EnvOptions):
     variable_length: bool = False
     """Whether there is an EOS action."""
     task_name: str = "table"
-    """"table": uniform random rewards; "oracle": a seeded oracle's log-likelihood; "grammar": 1 in a seeded language."""
+    """"table": uniform random rewards; "oracle": log-likelihood of a seeded one; "grammar": 1 in a seeded language."""
     seed: int = 0
     """Seed of the task."""
 
@@ -272,8 +272,8 @@ def check_policy(policy: Any, num_actions: int, *, has_eos: bool) -> None:
     eos_id = num_actions - 1 if has_eos else None
     if policy.eos_id != eos_id:
         raise ValueError(
-            f"rollout policy ends sequences by {policy.eos_id}, the task by {eos_id}; make it with has_eos={has_eos} (of a "
-            f"GeneratorPolicy: policy_kwargs={{'has_eos': {has_eos}}})"
+            f"rollout policy ends sequences by {policy.eos_id}, the task by {eos_id}; make it with has_eos={has_eos} "
+            f"(of a GeneratorPolicy: policy_kwargs={{'has_eos': {has_eos}}})"
         )
 
 

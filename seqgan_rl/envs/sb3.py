@@ -97,7 +97,7 @@ class SB3VecEnv(VecEnv):
         rows: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for key, value in infos.items():
             if not key.startswith("_"):
-                for row in np.flatnonzero(infos["_" + key]):
+                for row in np.flatnonzero(infos["_" + key]).tolist():
                     rows[row][key] = pick_row(value, row)
         return rows
 

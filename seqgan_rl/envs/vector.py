@@ -96,7 +96,7 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
             )
         active_B = ~waiting_B & ~self._held_B
         actions_B = self.episodes.check_actions(actions, active_B)
-        for row in np.flatnonzero(waiting_B):
+        for row in np.flatnonzero(waiting_B).tolist():
             self.episodes.begin(row)
         result = self.episodes.advance(actions_B, active_B, self._rngs, self.reward, self.policy_in_use())
         terminated_B = result.ended_B
@@ -105,7 +105,7 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
         ended_B = terminated_B | truncated_B
 
         endings: dict[Any, dict[str, Any]] = {}
-        for row in np.flatnonzero(terminated_B):
+        for row in np.flatnonzero(terminated_B).tolist():
             endings[row] = {
                 "sequence": self.episodes.tokens_BT[row].copy(),
                 "sequence_reward": float(result.sequence_reward_B[row]),
@@ -156,7 +156,7 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
         """Begin the ended rows anew; infos hold what they ended with."""
         final = self._observations() if ended_B.any() else None
         infos: dict[str, Any] = {}
-        for row in np.flatnonzero(ended_B):
+        for row in np.flatnonzero(ended_B).tolist():
             final_info = {**sequence_info(self.task), **endings.get(row, {})}
             infos = self._add_info(infos, {"final_obs": pick_row(final, row), "final_info": final_info}, row)
             self.episodes.begin(row)

@@ -61,7 +61,7 @@ class Oracle:
 
     @classmethod
     def from_npz(cls, path: str | Path, *, sequence_length: int = 20) -> "Oracle":
-        """The published oracle, or one of its form: float arrays ``embedding``, ``Wi Ui bi`` (and f, o, c), ``V``, ``c``.
+        """The published oracle, or one of its form: arrays ``embedding``, ``Wi Ui bi`` (and f, o, c), ``V``, ``c``.
 
         Nothing in the file is executed: object arrays are refused. Raises InputError for anything but such a file.
         """

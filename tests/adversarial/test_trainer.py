@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from seqgan_rl.adversarial import results, trainer
+from seqgan_rl.adversarial import results, rounds, session, trainer
 from seqgan_rl.adversarial.config import CONTROLS
 from seqgan_rl.adversarial.results import evaluate, load_run, sample
 from seqgan_rl.adversarial.run_folder import RunFolder, read_metrics
@@ -172,7 +172,7 @@ class Interrupt:
 def train_until(monkeypatch, owner, name, at, config, run, resume=False) -> None:
     """Train, checkpointing whenever possible, and stop by KeyboardInterrupt at the ``at``-th call of a function."""
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+        patch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
         Interrupt(patch, owner, name, at)
         with pytest.raises(KeyboardInterrupt):
             train(config, run, resume=resume, progress=False)
@@ -183,7 +183,7 @@ PLACES = {
     "discriminator": (DiscriminatorTrainer, "_update", (4, 12)),
     "agent": (SeqGAN, "train", (1, 4, 10)),
     "play": (SeqGAN, "_play_one_each", (5, 14)),
-    "evaluation": (trainer._Evaluation, "_on_rollout_start", (1, 3)),
+    "evaluation": (rounds.Evaluation, "_on_rollout_start", (1, 3)),
     "model": (trainer, "save_model", (1, 2, 4)),
     "training": (trainer, "save_state", (1,)),
     "checkpoint": (RunFolder, "save_checkpoint", (1, 9, 20)),
@@ -194,7 +194,7 @@ PLACES = {
 
 @pytest.mark.parametrize(("place", "at"), [(place, at) for place in PLACES for at in PLACES[place][2]])
 def test_a_run_interrupted_anywhere_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch, place, at):
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     config, run, _ = finished
     train_until(monkeypatch, *PLACES[place][:2], at, config, tmp_path / "run")
     train(config, tmp_path / "run", resume=True, progress=False)
@@ -203,7 +203,7 @@ def test_a_run_interrupted_anywhere_resumes_to_the_same_bytes(finished, tmp_path
 
 
 def test_a_run_interrupted_again_and_again_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     config, run, _ = finished
     resume = False
     for at in (9, 4, 3, 2, 2):
@@ -233,7 +233,7 @@ VARIANTS: dict[str, dict] = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_kind_of_run_resumes_to_the_same_bytes(tiny, tmp_path, monkeypatch, text_file, variant):
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     data = {"data": {"corpus": str(text_file), "min_count": 3, "sequence_length": None}} if variant == "text" else {}
     config = tiny(**VARIANTS[variant], **data)
     train(config, tmp_path / "whole", progress=False)
@@ -261,7 +261,7 @@ def test_resume_goes_by_the_runs_own_settings(finished, tiny, tmp_path):
 
 
 def test_a_damaged_newest_checkpoint_falls_back_and_says_so(finished, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     config, run, _ = finished
     train_until(monkeypatch, SeqGAN, "train", 4, config, tmp_path / "run")
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1] / "tensors.safetensors"
@@ -274,7 +274,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(finished, tmp_path, 
 
 
 def test_a_run_without_a_readable_checkpoint_starts_again(finished, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     config, run, _ = finished
     train_until(monkeypatch, SeqGAN, "train", 4, config, tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").iterdir():
@@ -289,7 +289,7 @@ def test_a_run_without_a_readable_checkpoint_starts_again(finished, tmp_path, mo
 )
 def test_a_checkpoint_that_does_not_fit_is_one_line(finished, tmp_path, monkeypatch, owner, name, at):
     """Settings changed by hand, or a state that is not one."""
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     config, _, _ = finished
     train_until(monkeypatch, owner, name, at, config, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
@@ -326,7 +326,7 @@ def test_a_run_killed_while_its_data_was_being_kept_resumes(finished, tmp_path, 
 
 
 def test_a_full_disk_leaves_a_run_that_resumes(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     config, run, _ = finished
     from seqgan_rl.core import checkpoint
 
@@ -349,9 +349,9 @@ def test_a_full_disk_leaves_a_run_that_resumes(finished, tmp_path, monkeypatch):
 
 PROGRAM = """
 import sys
-from seqgan_rl.adversarial import results, trainer
+from seqgan_rl.adversarial import results, session, trainer
 from seqgan_rl.cli import main
-trainer.SECONDS_BETWEEN_CHECKPOINTS, trainer.CONTINUED_EPOCHS = 0.05, 3
+session.SECONDS_BETWEEN_CHECKPOINTS, trainer.CONTINUED_EPOCHS = 0.05, 3
 results.learning_curves = results.quality_coverage = lambda *args: None
 raise SystemExit(main(sys.argv[1:]))
 """
@@ -498,7 +498,7 @@ def inf_later(parts):
 
 @pytest.mark.parametrize("reward", ["test_nan_later", "test_inf_later"])
 def test_a_reward_that_is_not_finite_stops_the_run_and_the_last_checkpoint_is_good(tiny, tmp_path, monkeypatch, reward):
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     with pytest.raises(FloatingPointError, match="not finite"):
         train(tiny(agent={"reward": reward}, rounds=30, controls=[]), tmp_path / "run", progress=False)
     found = RunFolder(tmp_path / "run").last_checkpoint()
@@ -612,7 +612,7 @@ class Noisy(Reward):
     [("test_bigram", "test_even"), ("test_bigram", "logit"), ("test_bigram_of_any_size", "test_noisy")],
 )
 def test_parts_of_ones_own_train_resume_and_sample(tiny, tmp_path, monkeypatch, generator, reward):
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     config = tiny(
         generator={"name": generator},
         network={"name": "test_bag"},

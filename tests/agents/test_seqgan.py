@@ -332,7 +332,7 @@ def test_a_reward_that_is_no_number_stops_before_the_weights_are_spoilt() -> Non
 @pytest.mark.parametrize("variable", [False, True], ids=["fixed", "variable"])
 def test_it_learns_a_task_with_a_known_optimum(shaping: str, variable: bool) -> None:
     """From J = 0.5 of a random policy to 0.85 of the best of 256 or 341 random rewards, with the defaults. Without
-    rollouts the default baseline must not be Q of the step before, which is R(Y) too: only the first token would learn."""
+    rollouts the default baseline must not be Q of the step before, R(Y) too: only the first token would learn."""
     options: dict[str, Any] = {"vocab_size": 4, "sequence_length": 4, "variable_length": variable, "num_rollouts": 4}
     task = exact_task(**options)
     agent = make_agent(vec_env("adapter", 64, shaping=shaping, **options), learning_rate=0.02)

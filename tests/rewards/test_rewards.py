@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.modules import evaluation_mode
 from seqgan_rl.core.streams import torch_seeded
-from seqgan_rl.discriminators.base import Discriminator, evaluation_mode
+from seqgan_rl.discriminators.base import Discriminator
 from seqgan_rl.discriminators.cnn import CNNDiscriminator
 from seqgan_rl.models.generator import LSTMGenerator
 from seqgan_rl.models.oracle import Oracle

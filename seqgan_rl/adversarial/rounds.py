@@ -1,0 +1,173 @@
+"""The adversarial phase of a run, round by round: callbacks around the agent's one ``learn()``.
+
+In order at the start of every round: :class:`Rounds` writes and saves the round before, :class:`RunAdversary` retrains
+the discriminator, :class:`Evaluation` scores the generator.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from tqdm.auto import tqdm
+
+from seqgan_rl.adversarial.callback import AdversarialCallback
+from seqgan_rl.adversarial.session import Session, fitting
+from seqgan_rl.agents.seqgan import SeqGAN
+from seqgan_rl.core.streams import stream
+from seqgan_rl.discriminators import DiscriminatorTrainer
+from seqgan_rl.evaluation import Scores
+from seqgan_rl.models.generator import Generator
+from seqgan_rl.rewards import Reward
+
+COLLAPSED = 0.5
+"""Share of the MLE's entropy or distinct tokens below which a generator has collapsed."""
+
+
+class RunAdversary(AdversarialCallback):
+    """The GAN loop with this run's trainer; rewards without a discriminator leave it alone."""
+
+    def __init__(
+        self, name: str, trainer: DiscriminatorTrainer, rollout_update_rate: float, seed: int, *, retrains: bool
+    ) -> None:
+        super().__init__(trainer=trainer, rollout_update_rate=rollout_update_rate, seed=seed)
+        self.rng = stream(seed, f"{name} fake")
+        self.retrains = retrains
+        self.loop: Rounds | None = None
+
+    def _is_due(self) -> bool:
+        is_over = self.loop is not None and self.loop.is_over
+        return self.retrains and not is_over and super()._is_due()
+
+
+class Rounds(BaseCallback):
+    """First at the start of every round: write the last round's row, save, stop when the rounds are done.
+
+    A checkpoint is thus taken before the discriminator's work and the evaluation of a round, and a continued run
+    repeats both from the same state.
+    """
+
+    def __init__(
+        self,
+        run: Session,
+        name: str,
+        agent: SeqGAN,
+        reward: Reward,
+        adversary: RunAdversary,
+        bar: "tqdm[Any]",
+        state: dict[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        self.run, self.name, self.agent, self.reward = run, name, agent, reward
+        self.adversary, self.bar, self._state = adversary, bar, state
+        self.stop_reason = ""
+        averages = run.config.agent.averaging > 0
+        self.average: Generator | None = copy.deepcopy(agent.policy.generator) if averages else None
+        self.start_scores: dict[str, float] = {}
+        self._has_warned = False
+
+    @property
+    def round(self) -> int:
+        """Generator updates done."""
+        return self.agent._n_updates
+
+    @property
+    def generator(self) -> Generator:
+        """What is evaluated and kept: the average of the weights, where one is taken, else the last."""
+        return self.agent.policy.generator if self.average is None else self.average
+
+    def _on_rollout_start(self) -> None:
+        if self._state is not None:  # continue: everything is in place now
+            with fitting(self.run.folder):
+                self._load(self._state)
+            self._state = None
+            self.bar.update(self.round - self.bar.n)
+            return
+        if self.round > 0:
+            self.agent.logger.dump(self.round)
+            self.bar.update(self.round - self.bar.n)
+            self._take_average()
+        self.run.checkpoint_if_due(self._state_dict)
+
+    @torch.no_grad()
+    def _take_average(self) -> None:
+        """average <- averaging * average + (1 - averaging) * weights."""
+        if self.average is not None:
+            for mean, last in zip(self.average.parameters(), self.agent.policy.generator.parameters(), strict=True):
+                mean.lerp_(last, 1 - self.run.config.agent.averaging)
+
+    def _on_step(self) -> bool:
+        return not self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the rounds are done or training was stopped."""
+        return self.round >= self.run.config.rounds or bool(self.stop_reason)
+
+    def check(self, scores: Scores, valid_nll: float) -> None:
+        """Alarm and stop: compare with the scores at the start of the adversarial phase."""
+        now = {"valid_nll": valid_nll, "entropy": scores.entropy, "distinct_tokens": float(scores.distinct_tokens)}
+        self.start_scores = self.start_scores or now
+        fallen = [key for key in ("entropy", "distinct_tokens") if now[key] < COLLAPSED * self.start_scores[key]]
+        if fallen and not self._has_warned:
+            self._has_warned = True
+            text = " and ".join(f"{key} {self.start_scores[key]:.3g} -> {now[key]:.3g}" for key in fallen)
+            self.run.say(f"{self.name}: the generator is collapsing at round {self.round}: {text}")
+        rise = now["valid_nll"] - self.start_scores["valid_nll"]
+        if rise > self.run.config.evaluation.max_nll_rise:
+            self.stop_reason = f"validation NLL has risen by {rise:.2f} nats per token"
+            self.run.say(f"{self.name}: stopped at round {self.round}: {self.stop_reason}")
+
+    def _state_dict(self) -> dict[str, Any]:
+        policy = self.agent.policy
+        return {
+            "policy": policy.state_dict(),
+            "optimizer": policy.optimizer.state_dict(),
+            "rng": policy.rng.bit_generator.state,
+            "updates": self.agent._n_updates,
+            "num_timesteps": self.agent.num_timesteps,
+            "env": self.training_env.env_method("state_dict", indices=0)[0],
+            "reward": self.reward.state_dict(),
+            "adversary": self.adversary.state_dict(),
+            "start_scores": self.start_scores,
+            "has_warned": self._has_warned,
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        policy = self.agent.policy
+        policy.load_state_dict(state["policy"])
+        policy.optimizer.load_state_dict(state["optimizer"])
+        policy.rng.bit_generator.state = state["rng"]
+        self.agent._n_updates, self.agent.num_timesteps = state["updates"], state["num_timesteps"]
+        self.training_env.env_method("load_state_dict", state["env"])
+        self.reward.load_state_dict(state["reward"])
+        self.adversary.load_state_dict(state["adversary"])
+        self.start_scores, self._has_warned = state["start_scores"], state["has_warned"]
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+
+class Evaluation(BaseCallback):
+    """Last at the start of a round: score the generator every so many rounds."""
+
+    def __init__(self, loop: Rounds) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def _on_rollout_start(self) -> None:
+        loop, run = self.loop, self.loop.run
+        if loop.round % run.config.evaluation.every and not loop.is_over:
+            return
+        assert loop.adversary.trainer is not None
+        valid_nll, held_out = run.valid_nll(loop.generator), run.held_out(loop.adversary.trainer, loop.generator)
+        extra = {"eval/nll_valid": valid_nll} | {f"discriminator/{key}": value for key, value in held_out.items()}
+        scores = run.evaluate(loop.name, "round", loop.round, loop.generator, **extra)
+        quality = "" if scores.nll_oracle is None else f"NLL_oracle {scores.nll_oracle:.3f}, "
+        loop.bar.set_postfix_str(
+            f"{quality}NLL_test {scores.nll_test:.3f}, H {scores.entropy:.2f}, AUC {held_out['auc']:.2f}"
+        )
+        loop.check(scores, valid_nll)
+
+    def _on_step(self) -> bool:
+        return True
