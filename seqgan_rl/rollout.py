@@ -8,7 +8,7 @@ Letters: B sequences, T tokens each, N rollouts, R rows = completions in flight.
 import torch
 from torch import Tensor
 
-from seqgan_rl.models.generator import Decoder, RolloutPolicy, complete, decoder_of
+from seqgan_rl.models.decoding import Decoder, RolloutPolicy, complete, decoder_of
 from seqgan_rl.models.sampling import PLAIN, SamplingOptions
 from seqgan_rl.rewards.base import Reward
 

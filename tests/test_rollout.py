@@ -10,7 +10,8 @@ from torch import Tensor
 
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.envs.exact import ExactTask, SequenceTree, TableReward, Tables, table_reward
-from seqgan_rl.models.generator import LSTMGenerator, RolloutPolicy, State
+from seqgan_rl.models.decoding import RolloutPolicy, State
+from seqgan_rl.models.generator import LSTMGenerator
 from seqgan_rl.models.sampling import SamplingOptions
 from seqgan_rl.rewards.base import FunctionReward, Reward
 from seqgan_rl.rewards.controls import ConstantReward, RandomReward, ShuffledReward

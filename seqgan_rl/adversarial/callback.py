@@ -4,6 +4,7 @@ Letters: B sequences, T tokens each.
 """
 
 import copy
+import warnings
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch import Tensor
 
@@ -30,7 +32,8 @@ class AdversarialCallback(BaseCallback):
     Args:
         real: real sequences, int64 (N, T); None takes those of the environment (its corpus, or draws of its oracle).
         config: how the discriminator is trained; ``minibatches_per_round`` is the work of one retraining.
-        every: finished sequences between two retrainings; None: once per rollout of the agent.
+        every: finished sequences between two retrainings; None: once per rollout of an on-policy agent, else every
+            ``config.batch_size`` sequences.
         trainer: continue with this trainer (its discriminator must be the one that pays) instead of a new one.
         rollout_update_rate: below 1 the environment's rollout policy is a copy β of the generator, moved by this share
             towards it after each update; at 1 it is the generator itself. Only for policies that hold a generator.
@@ -77,6 +80,7 @@ class AdversarialCallback(BaseCallback):
                 )
             real = self._real_of_environment() if self.real is None else self.real
             self.trainer = DiscriminatorTrainer(discriminator, real, self.config, stream(self.seed, "discriminator"))
+        self._warn_of_discount()
         generator = self.generator
         if generator is not None:
             if self.rollout_update_rate == 1:
@@ -84,6 +88,17 @@ class AdversarialCallback(BaseCallback):
             elif self.rollout_policy is None:  # another learn() goes on with β
                 self.rollout_policy = copy.deepcopy(generator)
             self.training_env.env_method("set_rollout_policy", self.rollout_policy)
+
+    def _warn_of_discount(self) -> None:
+        """An agent whose discount is not the environment's optimises something else."""
+        gamma = self.training_env.get_attr("options", indices=0)[0].gamma
+        own = getattr(self.model, "gamma", gamma)
+        if own != gamma:
+            warnings.warn(
+                f"the agent's gamma is {own}, the environment's {gamma}: the agent will prefer other "
+                f"sequences than the reward does; make it with gamma={gamma}",
+                stacklevel=2,
+            )
 
     def _own_reward(self) -> Reward:
         """The reward that pays. One that the environment made by name is shared with all equal environments of the
@@ -124,7 +139,8 @@ class AdversarialCallback(BaseCallback):
             self._retrain()
 
     def _is_due(self) -> bool:
-        return self.unseen >= (self.every or 1)
+        once_per_rollout = 1 if isinstance(self.model, OnPolicyAlgorithm) else self.config.batch_size
+        return self.unseen >= (self.every or once_per_rollout)
 
     def _retrain(self) -> None:
         """The discriminator's minibatches of one round."""

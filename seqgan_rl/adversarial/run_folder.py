@@ -129,7 +129,8 @@ class MetricsLog:
 
     def write(self, agent: str, step_name: str, step: int, values: dict[str, float]) -> None:
         """One row. Keys under "time/" are wall times; everything else repeats when the run is repeated."""
-        row = {"agent": agent, step_name: step, **values, "time/seconds": round(time.perf_counter() - self._started, 3)}
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}  # JSON has no NaN
+        row = {"agent": agent, step_name: step, **finite, "time/seconds": round(time.perf_counter() - self._started, 3)}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         self._draw(row)

@@ -13,7 +13,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from seqgan_rl.models.generator import Generator, State, concatenate, generators, select
+from seqgan_rl.models.decoding import State, concatenate, select
+from seqgan_rl.models.generator import Generator, generators
 from seqgan_rl.models.sampling import SamplingOptions, check_forbidden, pick_from_logits
 
 

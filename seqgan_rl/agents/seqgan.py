@@ -69,7 +69,8 @@ class SeqGAN(OnPolicyAlgorithm):
         ent_coef: weight of the mean entropy of the next-token distributions.
         kl_coef: weight of their mean KL divergence from the generator as it was at the first update.
         vf_coef: weight of the critic's squared error (baseline "learned").
-        policy_kwargs, stats_window_size, tensorboard_log, verbose, seed, device: as everywhere in SB3. ``has_eos`` and
+        policy_kwargs, stats_window_size, tensorboard_log, verbose, seed, device: as everywhere in SB3, but "auto" is
+            the environment's device, where the rollouts of this policy run. ``has_eos`` and
             ``forbidden`` are taken from the environment where ``policy_kwargs`` does not name them.
     """
 
@@ -127,6 +128,7 @@ class SeqGAN(OnPolicyAlgorithm):
         )
         self.batch_size, self.weights, self.baseline = batch_size, weights, baseline
         self.normalize, self.loss, self.kl_coef = normalize, loss, kl_coef
+        self._device_argument = device
         self.reference: Generator | None = None
         self.batch: SequenceBatch | None = None
         if _init_setup_model:
@@ -135,6 +137,8 @@ class SeqGAN(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         self.policy_kwargs = dict(self.policy_kwargs)  # the caller's own is left as it is
         if self.env is not None:
+            if self._device_argument == "auto" and self.env.has_attr("device"):  # where the rollouts run
+                self.device = torch.device(self.env.get_attr("device", indices=0)[0])
             per_env, rest = divmod(self.batch_size or self.n_envs, self.n_envs)
             if rest or per_env < 1:
                 raise ValueError(

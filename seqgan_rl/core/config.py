@@ -49,7 +49,7 @@ def updated(config: C, values: dict[str, Any], where: str = "config") -> C:
                 raise InputError(f"{where}: {key} must be a mapping of settings, got {_shown(value)}")
             changes[key] = updated(current, value, f"{where}, {key}")
         else:
-            changes[key] = _typed(value, hints[key], f"{where}: {key}")
+            changes[key] = typed(value, hints[key], f"{where}: {key}")
     try:
         return dataclasses.replace(config, **changes)  # type: ignore[type-var]
     except ValueError as error:
@@ -69,18 +69,20 @@ def as_dict(config: Any) -> dict[str, Any]:
     }
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """``value`` as the annotated type, or InputError."""
+def typed(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as the annotated type, or InputError that begins with ``where``."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
     if origin is typing.Annotated:
-        return _typed(value, arguments[0], where)
+        return typed(value, arguments[0], where)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
         for argument in arguments:
             if argument is not type(None):
                 try:
-                    return _typed(value, argument, where)
+                    return typed(value, argument, where)
                 except InputError:
                     continue
         raise InputError(f"{where} must be {_name(hint)}, got {_shown(value)}")
@@ -89,7 +91,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return value
         raise InputError(f"{where} must be one of {', '.join(map(str, arguments))}; got {_shown(value)}")
     if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(item, arguments[0], where) for item in value)
+        return tuple(typed(item, arguments[0], where) for item in value)
     if isinstance(value, float) and math.isnan(value):
         raise InputError(f"{where} must be {_name(hint)}, got nan")
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):

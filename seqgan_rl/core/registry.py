@@ -28,6 +28,11 @@ def accepted(factory: Callable[..., Any], options: dict[str, Any]) -> dict[str, 
     return {name: options[name] for name in options if name in {parameter.name for parameter in parameters}}
 
 
+def _identity(factory: object) -> tuple[object, object]:
+    """Module and name: the same for a notebook cell that is run again."""
+    return getattr(factory, "__module__", None), getattr(factory, "__qualname__", factory)
+
+
 class Registry(Generic[T]):
     """Factories by name.
 
@@ -50,8 +55,10 @@ class Registry(Generic[T]):
         """Decorator: make a factory known under this name. A name can be taken once."""
 
         def add(factory: T) -> T:
-            if self._factories.setdefault(name, factory) is not factory:
+            known = self._factories.setdefault(name, factory)
+            if _identity(known) != _identity(factory):
                 raise ValueError(f"a {self.kind} named {name!r} is registered already; choose another name")
+            self._factories[name] = factory
             return factory
 
         return add

@@ -66,7 +66,8 @@ class DiscriminatorTrainer:
     ) -> None:
         if len(real_BT) == 0:
             raise ValueError("the discriminator needs real sequences, got none")
-        self.discriminator, self.real_BT, self.config, self.rng = discriminator.eval(), real_BT, config, rng
+        self.discriminator, self.real_BT = discriminator.eval(), real_BT.to(discriminator.device)
+        self.config, self.rng = config, rng
         self.optimizer = torch.optim.AdamW(
             discriminator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )

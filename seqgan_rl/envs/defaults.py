@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -47,6 +47,7 @@ class DefaultParts:
     start_token: int | None = None
     effort: float = 1.0
     """Multiplies the epochs and minibatches of the fit."""
+    _discriminators: dict[str, Discriminator] = field(default_factory=dict)
 
     @cached_property
     def generator(self) -> Generator:
@@ -55,7 +56,11 @@ class DefaultParts:
 
     def discriminator(self, name: str) -> Discriminator:
         """A registered discriminator, trained on real sequences against the generator's."""
-        return self._shipped_or_cached("discriminator", lambda: self._fit_discriminator(name), discriminators, name)
+        if name not in self._discriminators:
+            self._discriminators[name] = self._shipped_or_cached(
+                "discriminator", lambda: self._fit_discriminator(name), discriminators, name
+            )
+        return self._discriminators[name]
 
     def _shipped_or_cached(self, part: str, fit: Callable[[], Any], factories: Any, name: str) -> Any:
         shipped = _shipped(f"{self.key}-{part}", name, factories)
@@ -108,7 +113,7 @@ def oracle_parts(oracle: Oracle, effort: float = 1.0) -> DefaultParts:
         tokens_BT = oracle.sample(5500, stream(RECIPE, f"default data {oracle.hash}"))
         return tokens_BT[:5000], tokens_BT[5000:]
 
-    return DefaultParts(
+    return _shared_parts(
         key=f"oracle-{oracle.hash}-t{oracle.sequence_length}",
         data=data,
         num_actions=oracle.vocab_size,
@@ -124,7 +129,7 @@ def corpus_parts(corpus: Corpus, effort: float = 1.0) -> DefaultParts:
     def data() -> tuple[torch.Tensor, torch.Tensor]:
         return torch.tensor(corpus.train.tokens_NT[:20_000]), torch.tensor(corpus.valid.tokens_NT[:2_000])
 
-    return DefaultParts(
+    return _shared_parts(
         key=f"corpus-{corpus.content_hash[:16]}-t{corpus.sequence_length}",
         data=data,
         num_actions=corpus.vocabulary.num_actions,
@@ -132,6 +137,14 @@ def corpus_parts(corpus: Corpus, effort: float = 1.0) -> DefaultParts:
         has_eos=corpus.vocabulary.has_eos,
         effort=effort,
     )
+
+
+_PARTS: dict[tuple[str, float], DefaultParts] = {}
+
+
+def _shared_parts(*, key: str, effort: float, **arguments: Any) -> DefaultParts:
+    """One set of parts for the same data in a process."""
+    return _PARTS.setdefault((key, effort), DefaultParts(key=key, effort=effort, **arguments))
 
 
 def builtin_corpus(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,7 +19,7 @@ from seqgan_rl.envs.exact import ExactTask
 from seqgan_rl.envs.observations import action_mask, encode, observation_space, pick_row
 from seqgan_rl.envs.options import CorpusOptions, EnvOptions, ExactOptions, OracleOptions, check_policy
 from seqgan_rl.envs.task import SequenceTask
-from seqgan_rl.models.generator import RolloutPolicy
+from seqgan_rl.models.decoding import RolloutPolicy
 from seqgan_rl.rewards import Reward, ShuffledReward
 from seqgan_rl.rewards.base import as_reward
 
@@ -35,6 +36,11 @@ class TaskHolder:
         self.episodes = Episodes(self.task, options.shaping_options, num_envs, options.device)
         self._reward: Reward | None = None
         self._rollout_policy: RolloutPolicy | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where rollouts and scoring run."""
+        return self.episodes.device
 
     @property
     def has_eos(self) -> bool:
@@ -64,6 +70,12 @@ class TaskHolder:
     def set_rollout_policy(self, policy: RolloutPolicy) -> None:
         """Finish prefixes with this policy from the next step on; the object is kept, not copied."""
         check_policy(policy, self.task.num_actions, has_eos=self.task.has_eos)
+        device = getattr(policy, "device", self.episodes.device)
+        if torch.device(device).type != self.episodes.device.type:
+            raise ValueError(
+                f"the rollout policy is on {device}, the environment on {self.episodes.device}; "
+                f"make both with device={str(device)!r} or both with device={str(self.episodes.device)!r}"
+            )
         self._rollout_policy = policy
 
     def policy_in_use(self) -> RolloutPolicy | None:
@@ -92,7 +104,7 @@ class SequenceEnv(gym.Env[Any, np.int64], TaskHolder):
     options_class: ClassVar[type[EnvOptions]] = EnvOptions
 
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
-        TaskHolder.__init__(self, self.options_class(**options), num_envs=1)
+        TaskHolder.__init__(self, self.options_class.of(options), num_envs=1)
         if self.options.reward == "shuffled" or isinstance(self.options.reward, ShuffledReward):
             raise ValueError("reward='shuffled' permutes the rewards of a batch; use gym.make_vec, which has one")
         self.render_mode = render_mode

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from seqgan_rl.core.registry import did_you_mean
 from seqgan_rl.envs.task import SequenceTask
-from seqgan_rl.models.generator import RolloutPolicy
+from seqgan_rl.models.decoding import RolloutPolicy
 from seqgan_rl.rewards.base import Reward
 from seqgan_rl.rollout import action_values, prefix_values
 

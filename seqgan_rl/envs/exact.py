@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from seqgan_rl.core.streams import stream
-from seqgan_rl.models.generator import RolloutPolicy, select
+from seqgan_rl.models.decoding import RolloutPolicy, select
 from seqgan_rl.models.oracle import Oracle
 from seqgan_rl.models.sampling import PLAIN, SamplingOptions
 from seqgan_rl.rewards.base import Reward

@@ -4,12 +4,14 @@ Every argument is JSON-able; live objects (a reward, a discriminator, a rollout 
 objects. Tasks are shared: environments made in one process with equal arguments hold one oracle, one discriminator.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, get_type_hints
 
+from seqgan_rl.core.config import typed
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.registry import did_you_mean
 from seqgan_rl.core.streams import stream
 from seqgan_rl.discriminators import Discriminator, discriminators
 from seqgan_rl.envs.defaults import DefaultParts, builtin_corpus, corpus_parts, oracle_parts
@@ -17,8 +19,9 @@ from seqgan_rl.envs.episodes import ShapingOptions
 from seqgan_rl.envs.exact import ExactTask, SequenceTree, TableReward, grammar_reward, oracle_reward, table_reward
 from seqgan_rl.envs.observations import check_observation
 from seqgan_rl.envs.task import SequenceTask
+from seqgan_rl.models.decoding import RolloutPolicy, UniformPolicy
 from seqgan_rl.models.files import load_model
-from seqgan_rl.models.generator import RolloutPolicy, UniformPolicy, generators
+from seqgan_rl.models.generator import generators
 from seqgan_rl.models.oracle import Oracle, check_task
 from seqgan_rl.rewards import Reward, rewards
 from seqgan_rl.rewards.base import RewardParts, as_reward
@@ -46,11 +49,29 @@ class EnvOptions:
     device: str = "cpu"
     """Where rollouts and scoring run."""
 
+    @classmethod
+    def of(cls, arguments: dict[str, Any]) -> Self:
+        """Options from the keyword arguments of ``gym.make``; TypeError for one that does not exist."""
+        known = [field.name for field in fields(cls)]
+        for name in arguments:
+            if name not in known:
+                raise TypeError(f"unknown argument {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}")
+        return cls(**arguments)
+
     def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):  # "12" is 12, as command lines write it
+            object.__setattr__(self, field.name, typed(getattr(self, field.name), hints[field.name], field.name))
         _ = self.shaping_options
         check_observation(self.observation)
         if isinstance(self.reward, str):
             _ = rewards[self.reward] if self.reward != "task" else None
+        else:
+            as_reward(self.reward)
+        try:
+            hash(self)
+        except TypeError as error:
+            raise InputError(f"an argument is of a kind that no environment takes: {error}") from None
 
     @property
     def shaping_options(self) -> ShapingOptions:
@@ -84,11 +105,11 @@ class OracleOptions(EnvOptions):
     def _build(self) -> SequenceTask:
         oracle = _oracle(self.oracle, self.vocab_size, self.sequence_length)
         parts = _Parts(
-            self, lambda: oracle_parts(oracle), oracle.vocab_size, self.sequence_length, oracle, has_eos=False
+            self, lambda: oracle_parts(oracle), oracle.vocab_size, oracle.sequence_length, oracle, has_eos=False
         )
         return SequenceTask(
             vocab_size=oracle.vocab_size,
-            sequence_length=self.sequence_length,
+            sequence_length=oracle.sequence_length,
             has_eos=False,
             make_reward=parts.reward,
             make_rollout_policy=parts.rollout_policy,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from seqgan_rl.models.generator import RolloutPolicy
+from seqgan_rl.models.decoding import RolloutPolicy
 from seqgan_rl.models.oracle import Oracle
 from seqgan_rl.models.sampling import SamplingOptions
 from seqgan_rl.rewards.base import Reward

@@ -46,7 +46,7 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps}")
-        TaskHolder.__init__(self, self.options_class(**options), num_envs)
+        TaskHolder.__init__(self, self.options_class.of(options), num_envs)
         self.num_envs, self.render_mode, self.max_episode_steps = num_envs, render_mode, max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}

@@ -24,7 +24,8 @@ from torch import Tensor
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.modules import evaluation_mode
 from seqgan_rl.core.streams import stream
-from seqgan_rl.models.generator import Generator, State
+from seqgan_rl.models.decoding import State
+from seqgan_rl.models.generator import Generator
 from seqgan_rl.models.likelihood import sequence_nll
 from seqgan_rl.models.oracle import Oracle
 from seqgan_rl.models.sampling import SamplingOptions

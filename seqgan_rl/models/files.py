@@ -24,6 +24,7 @@ def load_model(folder: str | Path, factories: "Registry[Callable[..., M]]") -> M
     state = load_state(folder)
     try:
         factory = factories[state["kind"]]
+        _check_sizes(factory, state)
         with torch.random.fork_rng():
             model = factory(**state["config"])
         model.load_state_dict(state["weights"])
@@ -32,3 +33,16 @@ def load_model(folder: str | Path, factories: "Registry[Callable[..., M]]") -> M
             raise
         raise InputError(f"{folder} does not hold a {factories.kind}: {str(error).splitlines()[0][:200]}") from None
     return model.eval()
+
+
+def _check_sizes(factory: Callable[..., nn.Module], state: Any) -> None:
+    """ValueError unless the config asks for arrays of the sizes that the file holds: none is made before."""
+    try:
+        with torch.device("meta"):
+            wanted = {name: weight.shape for name, weight in factory(**state["config"]).state_dict().items()}
+    except NotImplementedError:  # a user's model that cannot be made without numbers
+        return
+    found = {name: weight.shape for name, weight in state["weights"].items()}
+    for name in wanted.keys() | found.keys():
+        if wanted.get(name) != found.get(name):
+            raise ValueError(f"its config wants {name!r} of shape {wanted.get(name)}, it holds {found.get(name)}")

@@ -367,3 +367,17 @@ def test_what_cannot_be_trained_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     env = DummyVecEnv([lambda: gym.make("SeqGAN/Exact-v0", **TASK)])
     with pytest.raises(ValueError, match="environments in subprocesses"):
         A2C("MlpPolicy", env, device="cpu").learn(10, callback=AdversarialCallback(REAL_BT))
+
+
+def test_a_discount_that_is_not_the_environments_is_warned_of() -> None:
+    agent = PPO("MlpPolicy", make_env(), n_steps=8, batch_size=32, gamma=0.99, seed=0, device="cpu")
+    with pytest.warns(UserWarning, match=r"gamma is 0.99, the environment's 1.0.*make it with gamma=1.0"):
+        agent.learn(8, callback=AdversarialCallback(config=CONFIG, real=REAL_BT))
+
+
+def test_a_rollout_policy_on_another_device_is_refused_with_the_fix() -> None:
+    policy = seqgan().policy.generator
+    env = make_env()
+    policy.__class__ = type("OnCuda", (type(policy),), {"device": property(lambda self: torch.device("cuda:0"))})
+    with pytest.raises(ValueError, match=r"rollout policy is on cuda:0, the environment on cpu; make both with device"):
+        env.env_method("set_rollout_policy", policy)

@@ -96,5 +96,11 @@ def test_damaged_shipped_weights_are_refused(
             path.read_bytes()[:-1] + b"\0" if path.suffix != ".json" else path.read_bytes()
         )
     monkeypatch.setattr(resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(defaults, "_PARTS", {})  # those of this process are read already
     with pytest.raises(InputError, match="are damaged; install seqgan_rl again"):
         _ = defaults.oracle_parts(Oracle.from_seed(0)).generator
+
+
+def test_environments_of_one_task_share_their_parts_whatever_their_shaping() -> None:
+    one, other = (gym.make("SeqGAN/Oracle-v0", shaping=shaping).unwrapped for shaping in ("rollout", "none"))
+    assert one.reward.discriminator is other.reward.discriminator  # type: ignore[attr-defined]

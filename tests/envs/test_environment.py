@@ -17,7 +17,9 @@ from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.discriminators import DiscriminatorConfig, DiscriminatorTrainer, discriminators
 from seqgan_rl.envs.environment import SequenceEnv
 from seqgan_rl.envs.observations import OBSERVATIONS
-from seqgan_rl.models.generator import LSTMGenerator, UniformPolicy
+from seqgan_rl.models.decoding import UniformPolicy
+from seqgan_rl.models.generator import LSTMGenerator
+from seqgan_rl.models.oracle import Oracle
 from seqgan_rl.rewards import ConstantReward
 
 torch.set_num_threads(1)
@@ -462,3 +464,29 @@ def test_a_rollout_policy_that_does_not_know_eos_is_refused() -> None:
     with pytest.raises(ValueError, match=r"ends sequences by None, the task by 3; make it with has_eos=True"):
         env.set_rollout_policy(LSTMGenerator(4, 5, has_eos=False))
     env.set_rollout_policy(LSTMGenerator(4, 5, has_eos=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"num_rollout": 3}, TypeError, r"unknown argument 'num_rollout' \(did you mean 'num_rollouts'\?\)"),
+        ({"vocab_size": 2.5}, ValueError, "vocab_size must be a whole number, got 2.5"),
+        ({"gamma": "one"}, ValueError, "gamma must be a number, got 'one'"),
+        ({"reward": [1]}, TypeError, "a reward is a Reward or a function"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        gym.make("SeqGAN/Exact-v0", **arguments)
+
+
+def test_numbers_written_as_text_are_numbers() -> None:
+    """Command lines such as rl-zoo's hand arguments over as text."""
+    env: Any = gym.make("SeqGAN/Exact-v0", vocab_size="3", gamma="0.5").unwrapped
+    assert (env.task.vocab_size, env.options.gamma) == (3, 0.5)
+
+
+def test_an_oracle_object_brings_its_own_size() -> None:
+    oracle = Oracle.from_seed(0, vocab_size=7, sequence_length=5)
+    env: Any = gym.make("SeqGAN/Oracle-v0", oracle=oracle, reward="oracle", shaping="none").unwrapped
+    assert (env.task.vocab_size, env.task.sequence_length, env.task.oracle) == (7, 5, oracle)

@@ -13,7 +13,7 @@ from gymnasium.wrappers import TimeLimit
 import seqgan_rl  # noqa: F401 - registers the environments
 from seqgan_rl.envs.observations import OBSERVATIONS
 from seqgan_rl.envs.vector import SequenceVectorEnv
-from seqgan_rl.models.generator import UniformPolicy
+from seqgan_rl.models.decoding import UniformPolicy
 from seqgan_rl.rewards import ConstantReward
 
 torch.set_num_threads(1)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from seqgan_rl.envs.exact import SequenceTree
 from seqgan_rl.models import kernels
-from seqgan_rl.models.generator import Decoder, Generator, LSTMGenerator, State, complete, generators
+from seqgan_rl.models.decoding import Decoder, State, complete
+from seqgan_rl.models.generator import Generator, LSTMGenerator, generators
 from seqgan_rl.models.sampling import SamplingOptions
 
 torch.set_num_threads(1)
