@@ -27,6 +27,7 @@ from seqgan_rl.core.checkpoint import load_state
 from seqgan_rl.core.config import as_dict
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.discriminators import Discriminator, DiscriminatorTrainer, discriminators
+from seqgan_rl.models.files import load_model
 from seqgan_rl.models.generator import Generator, generators
 from seqgan_rl.models.likelihood import LikelihoodTrainer
 from seqgan_rl.rewards import Reward, rewards
@@ -668,3 +669,19 @@ def own_names():
     yield
     for registry, name, _ in OWN:
         del registry._factories[name]
+
+
+def test_the_kept_generator_is_the_average_of_the_weights(tiny, tmp_path):
+    """average <- 0.75 * average + 0.25 * weights, from the MLE on; averaging changes nothing of what is trained."""
+    for averaging in (0.0, 0.75):
+        train(tiny(agent={"averaging": averaging}, rounds=1, controls=[]), tmp_path / str(averaging), progress=False)
+    mle, last, mean = (
+        load_model(tmp_path / path, generators).state_dict() for path in ("0.0/mle", "0.0/generator", "0.75/generator")
+    )
+    for name in mean:
+        torch.testing.assert_close(mean[name], 0.75 * mle[name] + 0.25 * last[name])
+    trained = [
+        [{k: v for k, v in row.items() if k.startswith("agent/")} for row in read_metrics(RunFolder(tmp_path / a))]
+        for a in ("0.0", "0.75")
+    ]
+    assert trained[0] == trained[1]
