@@ -112,8 +112,12 @@ class NetworkConfig:
     dropout: float = 0.25
     token_dropout: float = 0.0
     highway: Literal["none", "biased", "unbiased"] = "none"
+    init_scale: float = 1.0
+    """Multiplies the initial embedding and output weights of small_cnn; 1 is the authors'."""
 
     def __post_init__(self) -> None:
+        if not self.init_scale > 0:
+            raise InputError(f"init_scale must be above 0, got {self.init_scale}")
         _ = discriminators[self.name]
 
     @property
@@ -262,7 +266,9 @@ def _presets() -> dict[str, RunConfig]:
     corrected = RunConfig(
         preset="corrected/1",
         mle=LikelihoodConfig(patience=3, decays=2),
-        network=NetworkConfig(widths=(1, 2, 3), embedding_dim=32, pool="sum", dropout=0.5, token_dropout=0.2),
+        network=NetworkConfig(
+            widths=(1, 2, 3), embedding_dim=32, pool="sum", dropout=0.5, token_dropout=0.2, init_scale=0.3
+        ),
         discriminator=DiscriminatorConfig(pretrain_minibatches=2_000, pretrain_patience=3, weight_decay=0.1),
         agent=AgentConfig(averaging=0.9),
         rounds=100,
@@ -288,6 +294,7 @@ def _presets() -> dict[str, RunConfig]:
             agent=AgentConfig(averaging=0.9),
             rounds=60,
             controls=CONTROLS,
+            threads=1,  # the networks are too small for more, and so the numbers are the same on any number of cores
         ),
         "text": replace(
             corrected,

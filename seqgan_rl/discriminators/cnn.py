@@ -31,6 +31,8 @@ class CNNDiscriminator(Discriminator):
         token_dropout: probability of reading PAD instead of a token, in training.
         two_way_l2: None gives one logit. A number gives the authors' two-way softmax (the logit is the difference),
             whose output layer is penalised with this times half its squared norm.
+        init_scale: multiplies the initial embedding and output weights; 1 is the authors'. With a large vocabulary 0.3
+            learns several times faster and generalises better (docs/results.md).
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class CNNDiscriminator(Discriminator):
         dropout: float = 0.25,
         token_dropout: float = 0.0,
         two_way_l2: float | None = None,
+        init_scale: float = 1.0,
     ) -> None:
         counts = (filters,) * len(widths) if isinstance(filters, int) else tuple(filters)
         super().__init__(
@@ -59,13 +62,14 @@ class CNNDiscriminator(Discriminator):
             dropout=dropout,
             token_dropout=token_dropout,
             two_way_l2=two_way_l2,
+            init_scale=init_scale,
         )
         _check(widths, counts, pool, highway, dropout, token_dropout)
         self.sizes = [(w, f) for w, f in zip(widths, counts, strict=True) if w <= sequence_length]
         C, E = sum(f for _, f in self.sizes), embedding_dim
         self.pool, self.token_dropout, self.two_way_l2 = pool, token_dropout, two_way_l2
         # initial values as in the authors' program
-        self.embedding = nn.Parameter(torch.empty(num_actions + 1, E).uniform_(-1, 1))
+        self.embedding = nn.Parameter(torch.empty(num_actions + 1, E).uniform_(-init_scale, init_scale))
         self.filters = nn.ParameterList([_truncated_normal(torch.empty(w, E, f)) for w, f in self.sizes])
         self.filter_bias = nn.Parameter(torch.full((C,), 0.1))
         self.highway: nn.ModuleList | None = None
@@ -79,6 +83,8 @@ class CNNDiscriminator(Discriminator):
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(C, 1 if two_way_l2 is None else 2)
         _truncated_normal(self.output.weight)
+        with torch.no_grad():
+            self.output.weight.mul_(init_scale)
         nn.init.constant_(self.output.bias, 0.1)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:

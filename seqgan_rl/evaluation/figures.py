@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # importing matplotlib costs a second: only who draws pays
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX<"  # one more than colours, so that no pair repeats soon
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 CURVE_COLOUR = "#777777"
 
