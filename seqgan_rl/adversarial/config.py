@@ -72,7 +72,9 @@ class GeneratorConfig:
     name: str = "lstm"
     """A registered generator."""
     embedding_dim: int = 32
+    """E, numbers per word."""
     hidden_dim: int = 32
+    """H, units of the LSTM."""
     init_std: float = 0.1
     """Standard deviation of every initial weight, as in the authors' program."""
     start_from_word_0: bool = False
@@ -108,10 +110,15 @@ class NetworkConfig:
     filters: int = 64
     """Filters of each width of small_cnn."""
     embedding_dim: int = 64
+    """Numbers per word of small_cnn."""
     pool: Literal["max", "sum"] = "max"
+    """Over positions, of small_cnn."""
     dropout: float = 0.25
+    """Share of the features dropped in training; the authors keep 0.75."""
     token_dropout: float = 0.0
+    """Share of the words hidden in training, of small_cnn."""
     highway: Literal["none", "biased", "unbiased"] = "none"
+    """Highway layer: the 2017 program's has biases, the 2016 one's has none."""
     init_scale: float = 1.0
     """Multiplies the initial embedding and output weights of small_cnn; 1 is the authors'."""
 
@@ -134,6 +141,7 @@ class AgentConfig:
     """The SeqGAN agent."""
 
     learning_rate: float = 1e-3
+    """Adam's step size, with a state of its own (not the MLE's)."""
     batch_size: int = 64
     """B: sequences per update; all play at once."""
     reward: str = "logit"
@@ -145,11 +153,17 @@ class AgentConfig:
     weights: Literal["q", "advantage"] = "advantage"
     """Multiply log-probabilities with Q (the paper), or with Q less a baseline."""
     baseline: str = "rollout"
+    """What is subtracted: rollout, position_mean, leave_one_out or learned; see docs/seqgan.md."""
     normalize: bool = True
+    """Divide the weights by their root mean square."""
     loss: Literal["mean", "sum"] = "mean"
+    """Over the batch; the authors' program sums."""
     max_grad_norm: float = 5.0
+    """Global gradient norm limit; the share of updates that it cuts is logged."""
     ent_coef: float = 0.0
+    """Weight of the mean entropy per token."""
     kl_coef: float = 0.0
+    """Weight of the mean KL divergence from the MLE per token."""
     averaging: float = 0.0
     """Share of the old average kept at each update; the average of the weights over updates is then what is evaluated
     and kept. 0 keeps the last weights."""

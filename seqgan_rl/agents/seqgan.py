@@ -66,8 +66,10 @@ class SeqGAN(OnPolicyAlgorithm):
         normalize: divide the weights by their root mean square.
         loss: "mean" or "sum" over the batch.
         max_grad_norm: global gradient norm limit; the share of updates it cut is logged.
-        ent_coef: weight of the mean entropy of the next-token distributions.
-        kl_coef: weight of their mean KL divergence from the generator as it was at the first update.
+        ent_coef: weight of the mean entropy of the next-token distributions. A mean over tokens, beside a policy term
+            that sums over them: it acts from about the sequence length times what one would expect.
+        kl_coef: weight of their mean KL divergence from the generator as it was at the first update (after ``load``:
+            as it was loaded), a mean over tokens too.
         vf_coef: weight of the critic's squared error (baseline "learned").
         policy_kwargs, stats_window_size, tensorboard_log, verbose, seed, device: as everywhere in SB3, but "auto" is
             the environment's device, where the rollouts of this policy run. ``has_eos`` and
