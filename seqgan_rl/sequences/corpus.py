@@ -419,7 +419,7 @@ def _split_lines(
         raise InputError(
             f"text file {source!r}: at least {needed} distinct lines are needed to split "
             f"(valid {num_valid}, test {num_test}, train 1), got {len(distinct)}; "
-            "give more text, or --valid-fraction 0 --test-fraction 0"
+            "give more text, or (from Python) valid_fraction=0 and test_fraction=0"
         )
     order = np.random.default_rng(seed).permutation(len(distinct))
     held_out = {distinct[i]: "valid" if k < num_valid else "test" for k, i in enumerate(order[: needed - 1])}

@@ -169,7 +169,7 @@ def test_characters_keep_inner_spaces(write: Write) -> None:
         (b"\xef\xbb\xbfa b\nc\xffd\n", {}, r"UTF-8 text, got the byte 0xff at byte offset 8.*iconv"),
         (b"a\xc3", {}, "byte 0xc3 at byte offset 1"),
         (b"a a\na\n", {"valid_fraction": 0, "test_fraction": 0}, "at least 2 words"),
-        (b"a b\nb a\n", {}, r"at least 3 distinct lines are needed to split.*got 2.*--valid-fraction 0"),
+        (b"a b\nb a\n", {}, r"at least 3 distinct lines are needed to split.*got 2.*valid_fraction=0"),
         (b"a\n" + b"a b\n" * 9, {"sequence_length": 1}, "sequence_length must be at least 2, got 1"),
         (b"b\n" + b"a " * 70, {}, r"line 2 has 70 units.*sequence_length=64.*--sequence-length.*70.*--drop-longer"),
         (b"a " * 70, {"level": "char"}, "line 1 has 139 units .level char"),
