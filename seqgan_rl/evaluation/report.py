@@ -20,6 +20,9 @@ from seqgan_rl.evaluation.scores import Scores, difference
 CONTROLS = ("MLE continued", "constant", "random", "shuffled")
 """Rows that SeqGAN is compared with in :func:`verdict`: what training does without a discriminator's judgement."""
 
+REWARDLESS = ("constant", "random", "shuffled")
+"""Controls whose reward knows nothing: where one of them beats the temperature curve, beating it is no evidence."""
+
 SIGNIFICANT = 2.0
 """A difference counts from so many standard errors."""
 
@@ -216,7 +219,13 @@ def _against_temperature(seqgan: Scores, table: dict[str, Row]) -> str:
         if abs(gap.value) <= SIGNIFICANT * (gap.standard_error or 0.0):
             return f"it is within two standard errors of the MLE temperature curve ({size}): no better than temperature"
         if gap.value < 0:
-            return f"it lies below the MLE temperature curve by {size}: better than temperature"
+            sentence = f"it lies below the MLE temperature curve by {size}: better than temperature"
+            empty = [name for name in REWARDLESS if name in table and _is_below(table[name].gap)]
+            if empty:  # as from an overfit MLE, whose own curve is no bar
+                sentence += (
+                    f", but so without any judgement of a discriminator: {', '.join(empty)}; this proves nothing"
+                )
+            return sentence
         return f"it lies above the MLE temperature curve by {size}: worse than temperature"
     tempered = table["MLE at equal coverage"].scores if "MLE at equal coverage" in table else None
     if tempered is not None:
@@ -224,6 +233,11 @@ def _against_temperature(seqgan: Scores, table: dict[str, Row]) -> str:
         return f"beside it, MLE at temperature {tempered.signature.sampling.temperature:.3g} is {' and '.join(sides)}"
     reason = "no curve was measured" if gap is None else gap.reason
     return f"whether it is better than temperature is unknown ({reason})"
+
+
+def _is_below(gap: Gap | None) -> bool:
+    """Whether a gap is significantly below 0."""
+    return gap is not None and gap.value is not None and gap.value < -SIGNIFICANT * (gap.standard_error or 0.0)
 
 
 def _collapse(seqgan: Scores, mle: Scores | None) -> str:
