@@ -191,8 +191,8 @@ def test_verdict_on_text(make_scores: MakeScores) -> None:
 
 def test_verdict_takes_back_what_a_reward_that_knows_nothing_does_too(make_scores: MakeScores) -> None:
     """From an overfit MLE even a constant reward gets below that model's own curve (pilot, "Traps met")."""
-    rows = [("MLE", make_scores(9.1, 8.9)), ("SeqGAN", make_scores(8.8, 9.2), below(-0.17))]
-    controls = [("constant", make_scores(8.7, 9.4), below(-0.2)), ("random", make_scores(9.0, 9.0), below(-0.01))]
+    rows = [Row("MLE", make_scores(9.1, 8.9)), Row("SeqGAN", make_scores(8.8, 9.2), below(-0.17))]
+    controls = [Row("constant", make_scores(8.7, 9.4), below(-0.2)), Row("random", make_scores(9.0, 9.0), below(-0.01))]
     assert verdict([*rows, *controls]).endswith(
         "better than temperature, but so without any judgement of a discriminator: constant; this proves nothing."
     )
