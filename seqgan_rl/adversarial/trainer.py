@@ -299,7 +299,7 @@ class _Run(Session):
         """Control: what more maximum likelihood would have done with the time."""
         generator = self._load_generator("mle").requires_grad_(True)
         config = LikelihoodConfig(
-            learning_rate=self.config.mle.learning_rate / 5,
+            learning_rate=self.config.mle.learning_rate / 5**self.config.mle.decays,  # where the MLE ended
             batch_size=self.config.mle.batch_size,
             max_epochs=CONTINUED_EPOCHS,
             patience=CONTINUED_EPOCHS,

@@ -90,7 +90,9 @@ class LikelihoodTrainer:
         self.train_BT, self.valid_BT = train_BT, valid_BT
         self.optimizer = torch.optim.Adam(generator.parameters(), lr=config.learning_rate)
         self.epoch, self.done = 0, False
-        self.best_nll, self._waited, self._decays_left = float("inf"), 0, config.decays
+        # a trained generator that gets no better keeps the weights it came with
+        self.best_nll = nll_per_token(generator, valid_BT) if config.patience else float("inf")
+        self._waited, self._decays_left = 0, config.decays
         self._best_weights = copy.deepcopy(generator.state_dict())
 
     def epochs(self) -> Iterator[dict[str, float]]:

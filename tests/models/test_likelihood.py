@@ -194,3 +194,17 @@ def test_training_moves_no_global_random_state() -> None:
     before = torch.random.get_rng_state()
     list(trainer.epochs())
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_trained_generator_that_gets_no_better_keeps_its_weights() -> None:
+    """Continued training is a control: it must not hand back something worse than it was given."""
+    rng = np.random.default_rng(0)
+    real_BT = torch.from_numpy(rng.integers(3, size=(64, 4)))
+    generator = LSTMGenerator(3, 4, hidden_dim=4)
+    for _ in LikelihoodTrainer(generator, real_BT, real_BT, LikelihoodConfig(max_epochs=30), rng).epochs():
+        pass
+    before = {name: weight.clone() for name, weight in generator.state_dict().items()}
+    wild = LikelihoodConfig(learning_rate=5.0, max_epochs=3, patience=3)
+    for _ in LikelihoodTrainer(generator, real_BT, real_BT, wild, rng).epochs():
+        pass
+    assert all(torch.equal(before[name], weight) for name, weight in generator.state_dict().items())
