@@ -95,9 +95,11 @@ def test_a_run_has_a_row_for_every_epoch_check_round_and_evaluation(finished):
     _config, run, _ = finished
     rows = numbers(run)
     assert list(dict.fromkeys(row["agent"] for row in rows)) == ["mle", "discriminator", "seqgan", *CONTROLS]
-    epochs = [row["epoch"] for row in rows if row["agent"] == "mle"]
+    epochs = [row["epoch"] for row in rows if row["agent"] == "mle" and "mle/valid_nll" in row]
     assert epochs == list(range(1, len(epochs) + 1))
     assert 1 <= len(epochs) <= 4
+    scored = [row["epoch"] for row in rows if row["agent"] == "mle" and "eval/nll_test" in row]
+    assert scored == [epoch for epoch in epochs if epoch % 2 == 0 or epoch == epochs[-1]]
     for name in ("seqgan", "constant", "random", "shuffled"):
         mine = [row for row in rows if row["agent"] == name]
         assert [row["round"] for row in mine if "agent/loss" in row] == [1, 2, 3, 4]
