@@ -285,7 +285,7 @@ def _presets() -> dict[str, RunConfig]:
         ),
         discriminator=DiscriminatorConfig(pretrain_minibatches=2_000, pretrain_patience=3, weight_decay=0.1),
         agent=AgentConfig(averaging=0.9),
-        rounds=100,
+        rounds=60,
     )
     replace = dataclasses.replace
     return {
