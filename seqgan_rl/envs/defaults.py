@@ -29,7 +29,7 @@ from seqgan_rl.models.oracle import Oracle
 from seqgan_rl.sequences import Corpus
 
 logger = logging.getLogger(__name__)
-RECIPE = 1
+RECIPE = 2
 """Version of the fitting recipe below; part of every cache key."""
 
 
@@ -96,7 +96,7 @@ class DefaultParts:
     def _fit_discriminator(self, name: str) -> Discriminator:
         train_BT, _ = self.data()
         rng = stream(RECIPE, f"default discriminator {self.key}")
-        options = {"widths": (1, 2, 3), "embedding_dim": 32} if name == "small_cnn" else {}
+        options = {"widths": (1, 2, 3), "embedding_dim": 32, "init_scale": 0.3} if name == "small_cnn" else {}
         with torch_seeded(rng):
             discriminator = discriminators[name](self.num_actions, self.sequence_length, **options)
         config = DiscriminatorConfig(weight_decay=0.5)
@@ -201,6 +201,7 @@ def make_shipped() -> None:
         ):
             file = f"{parts.key.split('-')[0]}-{part}.safetensors"
             save_file({key: weight.half().contiguous() for key, weight in model.state_dict().items()}, folder / file)
+            (folder / file).chmod(0o644)  # readable wherever the package is installed for all
             models[f"{parts.key}-{part}"] = {
                 "file": file,
                 "kind": name,

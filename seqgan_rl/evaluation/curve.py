@@ -20,7 +20,7 @@ from seqgan_rl.evaluation.scores import Evaluator, Scores, combined_error
 from seqgan_rl.models.generator import Generator
 
 DEFAULT_TEMPERATURES: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(8, 31))
-"""0.4 to 1.5, divisors of the logits (the pilot's tau multiplies: 2.5 to 0.67)."""
+"""0.4 to 1.5; temperatures divide the logits."""
 
 PIECES = 64
 """Straight pieces that the curve is drawn with between two measured temperatures."""
