@@ -243,6 +243,22 @@ class _Run(Session):
             reward: Reward = ShuffledReward(as_reward(rewards[agent_config.reward](parts)), parts.rng)
         else:
             reward = as_reward(rewards[reward_name](parts))
+        agent = self._new_agent(name, reward, mle)
+        agent.set_logger(Logger(None, [AgentWriter(self.log, name)]))
+        pays = paying_discriminator(reward) is not None
+        adversary = RunAdversary(name, trainer, agent_config.rollout_update_rate, config.seed, retrains=pays)
+        with self.bar(name, config.rounds, unit="round") as bar:
+            loop = Rounds(self, name, agent, reward, adversary, bar, state)
+            adversary.loop = loop
+            callbacks: list[BaseCallback] = [loop, adversary, Evaluation(loop)]
+            agent.learn(10**15, callback=callbacks, log_interval=None)
+        out = self.folder / "generator" if name == "seqgan" else self.folder / "controls" / name
+        save_model(out, loop.generator, config.generator.name)
+        agent.env.close()  # type: ignore[union-attr]
+
+    def _new_agent(self, name: str, reward: Reward, mle: Generator) -> SeqGAN:
+        """The agent at the MLE's weights, in an environment of this run's data that pays this reward."""
+        config, agent_config = self.config, self.config.agent
         env = make_sb3_env(
             "SeqGAN/Oracle-v0" if self.data.oracle is not None else "SeqGAN/Corpus-v0",
             num_envs=agent_config.batch_size,
@@ -253,7 +269,6 @@ class _Run(Session):
             rollout_policy=mle,
             device=config.device,
             **({"oracle": self.data.oracle} if self.data.oracle is not None else {"corpus": self.data.corpus}),
-            **({"sequence_length": self.data.corpus.sequence_length} if self.data.oracle is not None else {}),
         )
         env.seed(int(stream(config.seed, f"{name} env").integers(2**31)))
         with torch_seeded(stream(config.seed, f"{name} init")):  # weights that are replaced at once
@@ -278,17 +293,7 @@ class _Run(Session):
         agent.policy.generator.load_state_dict(mle.state_dict())
         agent.policy.rng = stream(config.seed, f"{name} policy")
         agent.reference = mle
-        agent.set_logger(Logger(None, [AgentWriter(self.log, name)]))
-        pays = paying_discriminator(reward) is not None
-        adversary = RunAdversary(name, trainer, agent_config.rollout_update_rate, config.seed, retrains=pays)
-        with self.bar(name, config.rounds, unit="round") as bar:
-            loop = Rounds(self, name, agent, reward, adversary, bar, state)
-            adversary.loop = loop
-            callbacks: list[BaseCallback] = [loop, adversary, Evaluation(loop)]
-            agent.learn(10**15, callback=callbacks, log_interval=None)
-        out = self.folder / "generator" if name == "seqgan" else self.folder / "controls" / name
-        save_model(out, loop.generator, config.generator.name)
-        env.close()
+        return agent
 
     def _control(self, name: str) -> Callable[[dict[str, Any] | None], None]:
         if name == "mle_continued":

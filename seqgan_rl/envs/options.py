@@ -243,6 +243,7 @@ class _Parts:
         self.num_actions, self.sequence_length = num_actions, sequence_length
 
     def rollout_policy(self) -> RolloutPolicy:
+        """The policy that finishes prefixes; checked to fit the task."""
         chosen = self.options.rollout_policy
         policy: RolloutPolicy
         if chosen == "default":
@@ -257,6 +258,7 @@ class _Parts:
         return policy
 
     def discriminator(self) -> Discriminator:
+        """The discriminator named or given; checked to fit the task."""
         chosen = self.options.discriminator
         if chosen == "default" or chosen in discriminators:
             discriminator = self.fit().discriminator("small_cnn" if chosen == "default" else chosen)
@@ -267,6 +269,7 @@ class _Parts:
         return _checked_discriminator(discriminator, self.num_actions, self.sequence_length).to(self.options.device)
 
     def reward(self) -> Reward:
+        """The reward named or given, with the parts it needs."""
         chosen = self.options.reward
         if not isinstance(chosen, str):
             return as_reward(chosen)
