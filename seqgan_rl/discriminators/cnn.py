@@ -32,7 +32,7 @@ class CNNDiscriminator(Discriminator):
         two_way_l2: None gives one logit. A number gives the authors' two-way softmax (the logit is the difference),
             whose output layer is penalised with this times half its squared norm.
         init_scale: multiplies the initial embedding and output weights; 1 is the authors'. With a large vocabulary 0.3
-            learns several times faster and generalises better (docs/results.md).
+            generalises better (docs/results.md, `corrected`).
     """
 
     def __init__(

@@ -44,7 +44,6 @@ class DefaultParts:
     num_actions: int
     sequence_length: int
     has_eos: bool
-    start_token: int | None = None
     effort: float = 1.0
     """Multiplies the epochs and minibatches of the fit."""
     _discriminators: dict[str, Discriminator] = field(default_factory=dict)
@@ -85,9 +84,7 @@ class DefaultParts:
         train_BT, valid_BT = self.data()
         rng = stream(RECIPE, f"default generator {self.key}")
         with torch_seeded(rng):
-            generator = LSTMGenerator(
-                self.num_actions, self.sequence_length, self.has_eos, start_token=self.start_token
-            )
+            generator = LSTMGenerator(self.num_actions, self.sequence_length, self.has_eos)
         config = LikelihoodConfig(max_epochs=max(1, round(6 * self.effort)), patience=1, decays=1)
         for _ in LikelihoodTrainer(generator, train_BT, valid_BT, config, rng).epochs():
             pass

@@ -302,10 +302,12 @@ class _LSTMDecoder(Decoder):
         self._buffer = weight_HA.new_empty(rows_per_block(padded), padded)
 
     def absorb(self, tokens_R: Tensor, state: State) -> State:
+        """See :meth:`Decoder.absorb`."""
         gates_RG = torch.addmm(self._table_AG[tokens_R], state[0], self._recurrent_HG)
         return _lstm_state(gates_RG, state[1])
 
     def next(self, tokens_R: Tensor, state: State, uniforms_R: Tensor) -> tuple[Tensor, State]:
+        """See :meth:`Decoder.next`; block by block, exp in place, one buffer for all blocks."""
         hidden_RH, cell_RH = torch.empty_like(state[0]), torch.empty_like(state[1])
         picks_R, size = torch.empty_like(tokens_R), len(self._buffer)
         for start in range(0, len(tokens_R), size):

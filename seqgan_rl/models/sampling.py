@@ -1,7 +1,7 @@
 """Draw tokens from logits by a two-level inverse CDF, and the filters (temperature, top-k, top-p) that reshape them.
 
-One uniform number per row, where ``torch.multinomial`` draws one per row and vocabulary entry (14 times slower at
-V=5000). Letters: R rows, V entries, padded to a multiple of the block length.
+One uniform number per row, where ``torch.multinomial`` draws one per row and vocabulary entry
+(``benchmarks/rollout.py`` has both). Letters: R rows, V entries, padded to a multiple of the block length.
 """
 
 import math

@@ -1,14 +1,12 @@
 """Random streams: one seed, named parts that cannot disturb each other."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqgan_rl.core.streams import RandomStreams, stream, torch_seeded
+from seqgan_rl.core.streams import stream, torch_seeded
 
 
 @given(seed=st.integers(0, 2**64), name=st.text(max_size=20))
@@ -29,26 +27,6 @@ def test_the_rule_from_seed_and_name_to_numbers_is_frozen():
 
 FROZEN = np.random.Generator(np.random.PCG64(np.random.SeedSequence([0, 0xADF3F363]))).integers(2**32, size=3).tolist()
 """0xADF3F363 is the CRC-32 of "data"."""
-
-
-def test_drawing_from_one_stream_leaves_another_alone():
-    quiet, busy = RandomStreams(3), RandomStreams(3)
-    busy["evaluation"].random(1000)
-    assert quiet["generator"].random() == busy["generator"].random()
-
-
-def test_state_survives_json_and_generators_handed_out_go_on():
-    streams = RandomStreams(7)
-    held = streams["data"]
-    held.random(5)
-    state = json.loads(json.dumps(streams.state_dict()))
-    expected = [held.random(), streams["late"].random()]
-    streams.load_state_dict(state)
-    assert streams["data"] is held
-    assert [held.random(), streams["late"].random()] == expected  # "late" was unused then: it starts afresh
-    other = RandomStreams(0)
-    other.load_state_dict(state)
-    assert other["data"].random() == expected[0]
 
 
 def test_torch_seeded_gives_the_same_draws_and_leaves_the_global_generator_as_it_was():
