@@ -4,36 +4,46 @@ Letters: B sequences, T tokens each.
 """
 
 import copy
+import pickle
 import warnings
-from collections import deque
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch import Tensor
 
+from seqgan_rl.adversarial.replay import check_replay, relabel
 from seqgan_rl.core.streams import stream
-from seqgan_rl.discriminators import DiscriminatorConfig, DiscriminatorTrainer
+from seqgan_rl.discriminators import Adversary, DiscriminatorConfig, DiscriminatorTrainer
 from seqgan_rl.models.generator import Generator
+from seqgan_rl.models.sampling import PLAIN
 from seqgan_rl.rewards import Reward, ShuffledReward
+
+RELABEL_COST = 20
+"""Stored sequences that are scored anew for each new one, at the most."""
 
 
 class AdversarialCallback(BaseCallback):
     """Retrains the discriminator that pays the agent, every so many of the agent's sequences.
 
-    An agent whose policy holds a generator is asked for fresh sequences, before it plays on (Algorithm 1: after each
-    generator update the discriminator is trained on the new generator's samples). Of any other agent the finished
-    sequences are gathered as it plays, and the discriminator is trained at the end of a rollout.
+    An agent whose policy is a generator is asked for fresh sequences, before it plays on (Algorithm 1: after each
+    generator update the discriminator is trained on the new generator's samples). Of any other agent, and where prompts
+    or masks from outside take part, the finished sequences are gathered as it plays, and the discriminator is trained
+    at the end of a rollout.
+
+    The rewards in a replay buffer are those of the discriminator as it was: after each retraining the whole buffer is
+    relabelled. Only whole sequences can be, so a replay agent is paid at the end of a sequence (``shaping="none"``),
+    whatever the environment was made with. To environments in subprocesses the discriminator, and the generator where
+    rollouts need it, are sent after each update.
 
     Args:
         real: real sequences, int64 (N, T); None takes those of the environment (its corpus, or draws of its oracle).
         config: how the discriminator is trained; ``minibatches_per_round`` is the work of one retraining.
         every: finished sequences between two retrainings; None: once per rollout of an on-policy agent, else every
-            ``config.batch_size`` sequences.
+            ``config.batch_size`` sequences, less often where the replay buffer holds more than 20 times as many.
         trainer: continue with this trainer (its discriminator must be the one that pays) instead of a new one.
         rollout_update_rate: below 1 the environment's rollout policy is a copy β of the generator, moved by this share
             towards it after each update; at 1 it is the generator itself. Only for policies that hold a generator.
@@ -57,41 +67,62 @@ class AdversarialCallback(BaseCallback):
         if every is not None and every < 1:
             raise ValueError(f"every must be at least 1 sequence or None, got {every}")
         self.real, self.config, self.every, self.trainer = real, config or DiscriminatorConfig(), every, trainer
-        self.rollout_update_rate, self.seed = rollout_update_rate, seed
+        self.rollout_update_rate, self.gathered, self.seed = rollout_update_rate, gathered, seed
         self.rng = stream(seed, "adversarial")
-        self.sequences: deque[np.ndarray] = deque(maxlen=gathered)
-        self.unseen = 0
-        """Sequences finished since the last retraining."""
-        self.retrainings = 0
+        self.adversary: Adversary | None = None
+        self.reward: Reward | None = None
+        """The reward that pays, or with subprocesses the original of theirs."""
         self.rollout_policy: Generator | None = None
+        self.followed_updates = -1
+        """Updates of the agent that the rollout policy has followed."""
+        self._is_remote = False
+        self._draws_fresh = False
+        self._stored = 0
 
     def _init_callback(self) -> None:
-        if isinstance(self.training_env.unwrapped, SubprocVecEnv):
+        env = self.training_env
+        self._is_remote = isinstance(env.unwrapped, SubprocVecEnv)
+        if not env.has_attr("real_sequences"):
+            raise ValueError("AdversarialCallback needs an environment of seqgan_rl, such as make_sb3_env(...)")
+        if env.get_attr("is_online", indices=0)[0]:
             raise ValueError(
-                "AdversarialCallback cannot retrain the discriminators of environments in subprocesses; "
-                "use make_sb3_env(...) or DummyVecEnv"
+                'the environment retrains its discriminator itself (adversary="online"); make it with '
+                'adversary="frozen", or learn without AdversarialCallback'
             )
+        self._warn_of_discount()
+        if isinstance(self.model, OffPolicyAlgorithm):
+            self._prepare_replay(self.model)
+        self.reward = self._reward_to_train()
         if self.trainer is None:
-            discriminator = paying_discriminator(self._own_reward())
-            if discriminator is None:
+            if self.reward.discriminator is None:
                 raise ValueError(
                     "AdversarialCallback retrains the discriminator that pays, but the environment's reward has none; "
                     "make it with reward='discriminator' or 'logit'"
                 )
-            real = self._real_of_environment() if self.real is None else self.real
-            self.trainer = DiscriminatorTrainer(discriminator, real, self.config, stream(self.seed, "discriminator"))
-        self._warn_of_discount()
-        generator = self.generator
+            real = self.real
+            if real is None:
+                real = torch.from_numpy(env.env_method("real_sequences", stream(self.seed, "real"), indices=0)[0])
+            rng = stream(self.seed, "discriminator")
+            self.trainer = DiscriminatorTrainer(self.reward.discriminator, real, self.config, rng)
+        if self.adversary is None:
+            self.adversary = Adversary(self.trainer, gathered=self.gathered, rng=self.rng)
+        env.env_method("collect_finished", max(self.gathered, self.every or 0))
+        self._send_reward()
+        generator, samples_freely = self.generator, getattr(self.model.policy, "samples_freely", True)
+        is_bound = any(env.get_attr(name, indices=0)[0] for name in ("has_prompts", "has_constraint"))
+        self._draws_fresh = generator is not None and samples_freely and not is_bound
         if generator is not None:
+            if self.followed_updates < 0:
+                self.followed_updates = self.model._n_updates
             if self.rollout_update_rate == 1:
                 self.rollout_policy = generator
             elif self.rollout_policy is None:  # another learn() goes on with β
                 self.rollout_policy = copy.deepcopy(generator)
-            self.training_env.env_method("set_rollout_policy", self.rollout_policy)
+            self._send_rollout_policy()
 
     def _warn_of_discount(self) -> None:
         """An agent whose discount is not the environment's optimises something else."""
-        gamma = self.training_env.get_attr("options", indices=0)[0].gamma
+        gamma = self.training_env.get_attr("gamma", indices=0)[0]
         own = getattr(self.model, "gamma", gamma)
         if own != gamma:
             warnings.warn(
@@ -100,15 +131,36 @@ class AdversarialCallback(BaseCallback):
                 stacklevel=2,
             )
 
-    def _own_reward(self) -> Reward:
-        """The reward that pays. One that the environment made by name is shared with all equal environments of the
-        process; training its discriminator would reach into those of other agents, so this agent gets a copy."""
-        names = ("reward", "task", "options")
-        reward, task, options = (self.training_env.get_attr(name, indices=0)[0] for name in names)
-        is_by_name = all(isinstance(part, str | Path) for part in (options.reward, options.discriminator))
-        if is_by_name and reward is task.reward:
+    def _prepare_replay(self, model: OffPolicyAlgorithm) -> None:
+        """Only what was paid for whole sequences can be paid anew."""
+        check_replay(model)
+        shaping = self.training_env.get_attr("shaping", indices=0)[0]
+        if shaping == "rollout":
+            warnings.warn(
+                f"{type(model).__name__} replays old steps, whose Monte-Carlo rewards cannot be brought up to "
+                'date: it is trained on the terminal reward, as with shaping="none"',
+                stacklevel=2,
+            )
+        if shaping != "none":
+            self.training_env.env_method("set_shaping", "none")
+
+    def _reward_to_train(self) -> Reward:
+        """The reward that pays, the agent's own; with a trainer given, the one of that trainer's discriminator."""
+        env = self.training_env
+        if self.trainer is None:
+            reward: Reward = self.reward or env.env_method("own_reward", indices=0)[0]
+        else:
+            reward = self.reward or env.get_attr("reward", indices=0)[0]
+        if self._is_remote:  # what came through the pipe may share its memory with the worker
             reward = copy.deepcopy(reward)
-            self.training_env.env_method("set_reward", reward)
+        if self.trainer is not None and reward.discriminator is not None:
+            if self._is_remote:
+                _replace_discriminator(reward, self.trainer.discriminator)
+            elif reward.discriminator is not self.trainer.discriminator:
+                raise ValueError(
+                    "the trainer's discriminator is not the one that pays; make the environment with "
+                    "discriminator=trainer.discriminator"
+                )
         return reward
 
     @property
@@ -117,116 +169,132 @@ class AdversarialCallback(BaseCallback):
         return getattr(self.model.policy, "generator", None)
 
     @property
-    def _has_own_beta(self) -> bool:
-        return self.generator is not None and self.rollout_policy is not self.generator
+    def unseen(self) -> int:
+        """Sequences finished since the last retraining."""
+        return 0 if self.adversary is None else self.adversary.unseen
+
+    @property
+    def retrainings(self) -> int:
+        """How often the discriminator was retrained."""
+        return 0 if self.adversary is None else self.adversary.retrainings
+
+    def _on_training_start(self) -> None:
+        self._relabel()
 
     def _on_rollout_start(self) -> None:
         self._follow()
-        if self.generator is not None and self._is_due():
+        if self._draws_fresh and self._is_due():
             self._retrain()
 
     def _on_step(self) -> bool:
-        infos, dones = self.locals.get("infos", []), self.locals.get("dones", [])
-        for info, done in zip(infos, dones, strict=False):
-            if done and "sequence" in info:
-                self.unseen += 1
-                if self.generator is None:
-                    self.sequences.append(info["sequence"])
         return True
 
     def _on_rollout_end(self) -> None:
-        if self.generator is None and self._is_due():
+        self._gather()
+        if not self._draws_fresh and self._is_due():
             self._retrain()
 
+    def _on_training_end(self) -> None:
+        self._gather()
+        self.training_env.env_method("collect_finished", 0)
+
+    def _gather(self) -> None:
+        """Take the sequences that the environments have finished: not from what the algorithm tells its callbacks,
+        which differs from one to another."""
+        assert self.adversary is not None
+        for tokens_NT in self.training_env.env_method("pop_finished"):
+            self.adversary.observe(tokens_NT)
+
     def _is_due(self) -> bool:
-        once_per_rollout = 1 if isinstance(self.model, OnPolicyAlgorithm) else self.config.batch_size
-        return self.unseen >= (self.every or once_per_rollout)
+        return self.unseen >= (self.every or self._default_every())
+
+    def _default_every(self) -> int:
+        if isinstance(self.model, OnPolicyAlgorithm):
+            return 1
+        return max(self.config.batch_size, self._stored // RELABEL_COST)
 
     def _retrain(self) -> None:
-        """The discriminator's minibatches of one round."""
-        assert self.trainer is not None
-        record = train_discriminator(self.trainer, self._fake, self.trainer.config.minibatches_per_round)
-        self.unseen = 0
-        self.retrainings += 1
+        """The discriminator's minibatches of one round, and what follows from new weights."""
+        assert self.adversary is not None
+        record = self.adversary.retrain(self._fresh if self._draws_fresh else None)
         for name, value in record.items():
             self.logger.record(f"discriminator/{name}", value)
-        self.logger.record("discriminator/minibatches", self.trainer.minibatches)
+        self._send_reward()
+        self._relabel()
 
-    def _fake(self, n: int) -> Tensor:
-        """``n`` of the agent's sequences: fresh ones, or a draw from those gathered."""
-        if self.generator is not None:
-            return self.generator.sample(n, forbidden=self._forbidden(), rng=self.rng)
-        rows = self.rng.integers(len(self.sequences), size=n)
-        return torch.from_numpy(np.stack([self.sequences[row] for row in rows]))
+    def _fresh(self, n: int) -> Tensor:
+        """``n`` sequences of the agent's generator, without what its policy never plays."""
+        assert self.generator is not None
+        options = getattr(self.model.policy, "sampling_options", PLAIN)
+        return self.generator.sample(n, forbidden=options.forbidden, rng=self.rng)
 
-    def _forbidden(self) -> tuple[int, ...]:
-        """What the agent never plays: its policy knows, which need not be the environment's mask."""
-        options = getattr(self.model.policy, "sampling_options", None)
-        forbidden: tuple[int, ...] = () if options is None else options.forbidden
-        return forbidden
+    def _relabel(self) -> None:
+        """Pay what is stored by the discriminator of now."""
+        buffer = getattr(self.model, "replay_buffer", None)
+        if buffer is not None and self.reward is not None:
+            env, num_actions = self.training_env, int(self.model.action_space.n)  # type: ignore[attr-defined]
+            eos_id = num_actions - 1 if env.get_attr("has_eos", indices=0)[0] else None
+            self._stored = relabel(buffer, self.reward, num_actions, eos_id, env.get_attr("device", indices=0)[0])
+
+    def _send_reward(self) -> None:
+        """Every environment pays by the discriminator of now."""
+        assert self.reward is not None
+        if self.reward.discriminator is not None:
+            self.training_env.env_method("set_reward", ByValue(self.reward) if self._is_remote else self.reward)
+
+    def _send_rollout_policy(self) -> None:
+        """Every environment finishes prefixes with the generator of now, or with β."""
+        policy = self.rollout_policy
+        self.training_env.env_method("set_rollout_policy", ByValue(policy) if self._is_remote else policy)
+
+    @property
+    def _has_own_beta(self) -> bool:
+        return self.generator is not None and self.rollout_policy is not self.generator
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """β <- β + rate * (θ - β)."""
-        if self._has_own_beta and self.unseen:
+        """β <- β + rate * (θ - β), after each update of θ."""
+        if self.generator is None or self.followed_updates == self.model._n_updates:
+            return
+        self.followed_updates = self.model._n_updates
+        if self._has_own_beta:
             assert self.rollout_policy is not None
-            assert self.generator is not None
             for beta, theta in zip(self.rollout_policy.parameters(), self.generator.parameters(), strict=True):
                 beta.lerp_(theta, self.rollout_update_rate)
-
-    def _real_of_environment(self) -> Tensor:
-        task = self.training_env.get_attr("task", indices=0)[0]
-        if task.corpus is not None:
-            return torch.tensor(task.corpus.train.tokens_NT)
-        if task.oracle is not None:
-            return task.oracle.sample(9_984, stream(self.seed, "real"))
-        raise ValueError("the environment has neither a corpus nor an oracle; give the real sequences as `real`")
+        if self._is_remote:
+            self._send_rollout_policy()
 
     def state_dict(self) -> dict[str, Any]:
         """Discriminator, its optimiser, counters, random state, gathered sequences and β."""
-        assert self.trainer is not None
+        assert self.adversary is not None
         return {
-            "trainer": self.trainer.state_dict(),
-            "rng": self.rng.bit_generator.state,
-            "unseen": self.unseen,
-            "retrainings": self.retrainings,
-            "sequences": np.array(self.sequences, dtype=np.int64),
+            **self.adversary.state_dict(),
+            "followed_updates": self.followed_updates,
             "rollout_policy": self.rollout_policy.state_dict() if self._has_own_beta and self.rollout_policy else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken; after ``init_callback``."""
-        assert self.trainer is not None
-        self.trainer.load_state_dict(state["trainer"])
-        self.rng.bit_generator.state = state["rng"]
-        self.unseen, self.retrainings = state["unseen"], state["retrainings"]
-        self.sequences.clear()
-        self.sequences.extend(state["sequences"])
+        assert self.adversary is not None
+        self.adversary.load_state_dict(state)
+        self.followed_updates = state["followed_updates"]
         if state["rollout_policy"] is not None and self.rollout_policy is not None:
             self.rollout_policy.load_state_dict(state["rollout_policy"])
+        self._send_reward()
 
 
-def paying_discriminator(reward: Reward) -> Any:
-    """The discriminator behind a reward, or None."""
+class ByValue:
+    """Arrives in another process as the object itself, copied: tensors sent through a pipe would be shared with it."""
+
+    def __init__(self, content: object) -> None:
+        self._bytes = pickle.dumps(content)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self._bytes,)
+
+
+def _replace_discriminator(reward: Reward, discriminator: Any) -> None:
+    """In a reward and in the one it may hold."""
+    reward.discriminator = discriminator
     if isinstance(reward, ShuffledReward):
-        return paying_discriminator(reward.inner)
-    return getattr(reward, "discriminator", None)
-
-
-def train_discriminator(trainer: DiscriminatorTrainer, fake: Any, minibatches: int) -> dict[str, float]:
-    """So many minibatches against ``fake(n)``, drawn ``draw_size`` at a time and used ``epochs_per_draw`` times.
-
-    The number of minibatches is exact. Returns the means over all of them.
-    """
-    config, total, left = trainer.config, dict[str, float](), minibatches
-    while left > 0:
-        draw = config.draw_size or max(1, left // config.epochs_per_draw) * config.batch_size
-        per_epoch = -(-draw // config.batch_size)
-        if left < per_epoch * config.epochs_per_draw:  # a smaller last draw
-            per_epoch = max(1, left // config.epochs_per_draw)
-            draw = per_epoch * config.batch_size
-        epochs = min(config.epochs_per_draw, left // per_epoch)
-        for name, mean in trainer.train(fake(draw), epochs).items():
-            total[name] = total.get(name, 0.0) + mean * per_epoch * epochs
-        left -= per_epoch * epochs
-    return {name: value / minibatches for name, value in total.items()}
+        _replace_discriminator(reward.inner, discriminator)

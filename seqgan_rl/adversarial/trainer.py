@@ -16,7 +16,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
-from seqgan_rl.adversarial.callback import paying_discriminator, train_discriminator
 from seqgan_rl.adversarial.config import RunConfig
 from seqgan_rl.adversarial.data import RunData, prepare_data
 from seqgan_rl.adversarial.results import RunResult, write_results
@@ -28,7 +27,7 @@ from seqgan_rl.agents.seqgan import SeqGAN
 from seqgan_rl.core.checkpoint import load_state, save_state
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.streams import stream, torch_seeded
-from seqgan_rl.discriminators import Discriminator, DiscriminatorTrainer, discriminators
+from seqgan_rl.discriminators import Discriminator, DiscriminatorTrainer, discriminators, train_discriminator
 from seqgan_rl.envs.sb3 import make_sb3_env
 from seqgan_rl.models.files import load_model, save_model
 from seqgan_rl.models.generator import Generator, generators
@@ -245,7 +244,7 @@ class _Run(Session):
             reward = as_reward(rewards[reward_name](parts))
         agent = self._new_agent(name, reward, mle)
         agent.set_logger(Logger(None, [AgentWriter(self.log, name)]))
-        pays = paying_discriminator(reward) is not None
+        pays = reward.discriminator is not None
         adversary = RunAdversary(name, trainer, agent_config.rollout_update_rate, config.seed, retrains=pays)
         with self.bar(name, config.rounds, unit="round") as bar:
             loop = Rounds(self, name, agent, reward, adversary, bar, state)

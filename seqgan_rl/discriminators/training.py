@@ -4,6 +4,7 @@ Work is counted in minibatches; a minibatch is ``batch_size`` real and as many g
 Letters: B sequences, T tokens each.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +137,27 @@ class DiscriminatorTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.minibatches = state["minibatches"]
         self.rng.bit_generator.state = state["rng"]
+
+
+def train_discriminator(
+    trainer: DiscriminatorTrainer, fake: Callable[[int], Tensor], minibatches: int
+) -> dict[str, float]:
+    """So many minibatches against ``fake(n)``, drawn ``draw_size`` at a time and used ``epochs_per_draw`` times.
+
+    The number of minibatches is exact. Returns the means over all of them.
+    """
+    config, total, left = trainer.config, dict[str, float](), minibatches
+    while left > 0:
+        draw = config.draw_size or max(1, left // config.epochs_per_draw) * config.batch_size
+        per_epoch = -(-draw // config.batch_size)
+        if left < per_epoch * config.epochs_per_draw:  # a smaller last draw
+            per_epoch = max(1, left // config.epochs_per_draw)
+            draw = per_epoch * config.batch_size
+        epochs = min(config.epochs_per_draw, left // per_epoch)
+        for name, mean in trainer.train(fake(draw), epochs).items():
+            total[name] = total.get(name, 0.0) + mean * per_epoch * epochs
+        left -= per_epoch * epochs
+    return {name: value / minibatches for name, value in total.items()}
 
 
 def auc(real_B: Tensor, fake_B: Tensor) -> float:

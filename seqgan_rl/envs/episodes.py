@@ -76,6 +76,12 @@ class Episodes:
         self.value_BT = np.zeros((B, T), dtype=np.float32)
         """Φ after each token, for rows being shaped."""
 
+    @property
+    def is_finished_B(self) -> NDArray[np.bool_]:
+        """Rows that hold T tokens or end in EOS."""
+        is_full_B: NDArray[np.bool_] = self.lengths_B == self.task.sequence_length
+        return is_full_B if self.task.eos_id is None else is_full_B | (self.tokens_BT == self.task.eos_id).any(axis=1)
+
     def begin(self, row: int, prefix: Sequence[int] = ()) -> None:
         """Start a row anew from a prompt."""
         self.tokens_BT[row] = self.task.pad_id

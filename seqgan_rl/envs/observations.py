@@ -3,6 +3,7 @@
 Letters: B sequences, T tokens each, A actions; PAD is A.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,15 +44,14 @@ def observation_space(kind: str, task: SequenceTask) -> spaces.Space[Any]:
     return tokens
 
 
-def action_mask(task: SequenceTask) -> NDArray[np.int8]:
-    """1 for every action that may be taken, int8, (A,); a fresh array."""
-    mask_A = np.ones(task.num_actions, dtype=np.int8)
-    mask_A[list(task.forbidden)] = 0
-    return mask_A
-
-
-def encode(kind: str, task: SequenceTask, tokens_BT: NDArray[np.int64], lengths_B: NDArray[np.int64]) -> Any:
-    """Observations of a batch; always new arrays."""
+def encode(
+    kind: str,
+    task: SequenceTask,
+    tokens_BT: NDArray[np.int64],
+    lengths_B: NDArray[np.int64],
+    masks: Callable[[], NDArray[np.bool_]],
+) -> Any:
+    """Observations of a batch, always new arrays; ``masks()`` gives the allowed actions (B, A) where they are seen."""
     B, T = tokens_BT.shape
     if kind == "tokens_float32":
         return tokens_BT.astype(np.float32)
@@ -60,7 +60,7 @@ def encode(kind: str, task: SequenceTask, tokens_BT: NDArray[np.int64], lengths_
         np.put_along_axis(onehot_BTA, tokens_BT[:, :, None], 1, axis=2)
         return onehot_BTA[:, :, :-1].reshape(B, -1)
     if kind == "dict":
-        return {"action_mask": np.tile(action_mask(task), (B, 1)), "tokens": tokens_BT.copy()}
+        return {"action_mask": masks().astype(np.int8), "tokens": tokens_BT.copy()}
     if kind == "last_token":
         return np.where(lengths_B > 0, tokens_BT[np.arange(B), lengths_B - 1], task.pad_id)
     return tokens_BT.copy()

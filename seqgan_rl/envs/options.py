@@ -4,10 +4,12 @@ Every argument is JSON-able; live objects (a reward, a discriminator, a rollout 
 objects. Tasks are shared: environments made in one process with equal arguments hold one oracle, one discriminator.
 """
 
+import copy
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, get_type_hints
+from weakref import WeakValueDictionary
 
 from seqgan_rl.core.config import typed
 from seqgan_rl.core.errors import InputError
@@ -18,7 +20,7 @@ from seqgan_rl.envs.defaults import DefaultParts, builtin_corpus, corpus_parts, 
 from seqgan_rl.envs.episodes import ShapingOptions
 from seqgan_rl.envs.exact import ExactTask, SequenceTree, TableReward, grammar_reward, oracle_reward, table_reward
 from seqgan_rl.envs.observations import check_observation
-from seqgan_rl.envs.task import SequenceTask
+from seqgan_rl.envs.task import OnlineOptions, SequenceTask
 from seqgan_rl.models.decoding import RolloutPolicy, UniformPolicy
 from seqgan_rl.models.files import load_model
 from seqgan_rl.models.generator import generators
@@ -26,6 +28,9 @@ from seqgan_rl.models.oracle import Oracle, check_task
 from seqgan_rl.rewards import Reward, rewards
 from seqgan_rl.rewards.base import RewardParts, as_reward
 from seqgan_rl.sequences import Corpus
+
+ADVERSARIES = ("frozen", "online")
+NEEDS_NO_DISCRIMINATOR = ("constant", "random", "oracle", "oracle_log_ratio", "task")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,14 @@ class EnvOptions:
     """"default" (an MLE generator), "uniform", a saved generator's folder, or anything with ``step``."""
     observation: str = "tokens"
     """"tokens", "tokens_float32", "onehot", "dict" or "last_token"."""
+    adversary: str = "frozen"
+    """"frozen": the discriminator stays as it is, or a callback retrains it. "online": the environment retrains it on
+    the sequences finished in it, for agents without callbacks; environments of one process with equal arguments share
+    one discriminator, which starts anew once all of them are closed."""
+    adversary_every: int = 64
+    """Finished sequences between two retrainings (online)."""
+    adversary_minibatches: int = 10
+    """Minibatches of a retraining, each 64 real and 64 finished sequences (online)."""
     device: str = "cpu"
     """Where rollouts and scoring run."""
 
@@ -63,6 +76,7 @@ class EnvOptions:
         for field in fields(self):  # "12" is 12, as command lines write it
             object.__setattr__(self, field.name, typed(getattr(self, field.name), hints[field.name], field.name))
         _ = self.shaping_options
+        self._check_adversary()
         check_observation(self.observation)
         if isinstance(self.reward, str):
             _ = rewards[self.reward] if self.reward != "task" else None
@@ -73,6 +87,31 @@ class EnvOptions:
         except TypeError as error:
             raise InputError(f"an argument is of a kind that no environment takes: {error}") from None
 
+    def _check_adversary(self) -> None:
+        if self.adversary not in ADVERSARIES:
+            hint = did_you_mean(self.adversary, list(ADVERSARIES))
+            raise InputError(f"adversary must be one of {', '.join(ADVERSARIES)}; got {self.adversary!r}{hint}")
+        for name in ("adversary_every", "adversary_minibatches"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.adversary == "online" and self.reward in NEEDS_NO_DISCRIMINATOR:
+            raise InputError(
+                f'adversary="online" retrains a discriminator, but reward={self.reward!r} has none; '
+                'use reward="discriminator" or "logit", or adversary="frozen"'
+            )
+
+    @property
+    def online(self) -> OnlineOptions | None:
+        """How the environment retrains its discriminator; None where it does not."""
+        if self.adversary == "frozen":
+            return None
+        return OnlineOptions(every=self.adversary_every, minibatches=self.adversary_minibatches)
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether an episode follows from its seed alone."""
+        return self.adversary == "frozen" and self.reward not in ("random", "shuffled")
+
     @property
     def shaping_options(self) -> ShapingOptions:
         """The part that :class:`Episodes` needs."""
@@ -80,10 +119,27 @@ class EnvOptions:
 
     def task(self) -> SequenceTask:
         """The task that these arguments describe; equal arguments give one shared task."""
-        return _shared_task(self)
+        if self.adversary == "frozen":
+            return _shared_task(self)
+        task = _online_tasks.get(self)
+        if task is None:
+            task = _online_tasks[self] = self._build()
+            _ = task.adversary  # its errors belong here
+        return task
+
+    def release(self, holder: object) -> None:
+        """Say that an environment is closed: the next online task with these arguments starts anew after the last."""
+        task = _online_tasks.get(self)
+        if task is not None:
+            task.holders.discard(holder)
+            if not task.holders:
+                del _online_tasks[self]
 
     def _build(self) -> SequenceTask:
         raise NotImplementedError(f"{type(self).__name__} describes no task")
+
+
+_online_tasks: WeakValueDictionary[EnvOptions, SequenceTask] = WeakValueDictionary()
 
 
 @lru_cache(maxsize=32)
@@ -114,6 +170,7 @@ class OracleOptions(EnvOptions):
             make_reward=parts.reward,
             make_rollout_policy=parts.rollout_policy,
             oracle=oracle,
+            online=self.online,
             name=f"oracle {oracle.hash}",
         )
 
@@ -157,6 +214,7 @@ class CorpusOptions(EnvOptions):
             forbidden=() if self.sample_unk or vocabulary.unk_id is None else (vocabulary.unk_id,),
             vocabulary=vocabulary,
             corpus=corpus,
+            online=self.online,
             name=f"corpus {corpus.content_hash[:16]}",
         )
 
@@ -222,6 +280,7 @@ class ExactOptions(EnvOptions):
             has_eos=self.variable_length,
             make_reward=(lambda: TableReward(exact.tree, exact.reward_N)) if self.reward == "task" else parts.reward,
             make_rollout_policy=parts.rollout_policy,
+            online=self.online,
             name=f"exact {self.task_name} {self.seed}",
         )
 
@@ -266,14 +325,17 @@ class _Parts:
             discriminator = load_model(chosen, discriminators)
         else:
             return _checked_discriminator(chosen, self.num_actions, self.sequence_length)
-        return _checked_discriminator(discriminator, self.num_actions, self.sequence_length).to(self.options.device)
+        _checked_discriminator(discriminator, self.num_actions, self.sequence_length)
+        if self.options.adversary == "online":  # the shared one stays as it is
+            discriminator = copy.deepcopy(discriminator)
+        return discriminator.to(self.options.device)
 
     def reward(self) -> Reward:
         """The reward named or given, with the parts it needs."""
         chosen = self.options.reward
         if not isinstance(chosen, str):
             return as_reward(chosen)
-        needs_discriminator = chosen not in ("constant", "random", "oracle", "oracle_log_ratio")
+        needs_discriminator = chosen not in NEEDS_NO_DISCRIMINATOR
         generator = self.fit().generator if chosen == "oracle_log_ratio" else None
         return rewards[chosen](
             RewardParts(

@@ -79,10 +79,15 @@ class SB3VecEnv(VecEnv):
         setattr(self.env, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Call the native environment's method once; ``action_masks`` is handed out row by row."""
+        """Call the native environment's method once; ``action_masks`` is handed out row by row, and what
+        ``pop_finished`` gives is given once."""
         rows = list(self._get_indices(indices))
         value = getattr(self.env, method_name)(*args, **kwargs)
-        return [value[row] for row in rows] if method_name == "action_masks" else [value for _ in rows]
+        if method_name == "action_masks":
+            return [value[row] for row in rows]
+        if method_name == "pop_finished":
+            return [value, *[value[:0] for _ in rows[1:]]]
+        return [value for _ in rows]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Any = None) -> list[bool]:
         """Never: there are no single environments to wrap."""

@@ -3,12 +3,34 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
+from weakref import WeakSet
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.streams import stream
+from seqgan_rl.discriminators import Adversary, DiscriminatorConfig, DiscriminatorTrainer
 from seqgan_rl.models.decoding import RolloutPolicy
 from seqgan_rl.models.oracle import Oracle
 from seqgan_rl.models.sampling import SamplingOptions
 from seqgan_rl.rewards.base import Reward
 from seqgan_rl.sequences import Corpus, Vocabulary
+
+REAL_SEQUENCES = 9_984
+"""Draws of an oracle that stand for the real data, as in the authors' program."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineOptions:
+    """How an environment retrains its own discriminator (``adversary="online"``)."""
+
+    every: int
+    """Finished sequences between two retrainings."""
+    minibatches: int
+    """Minibatches of a retraining."""
 
 
 @dataclass(kw_only=True)
@@ -31,7 +53,11 @@ class SequenceTask:
     vocabulary: Vocabulary | None = None
     oracle: Oracle | None = None
     corpus: Corpus | None = None
+    online: OnlineOptions | None = None
+    """Where environments of this task retrain the discriminator themselves."""
     name: str = field(default="")
+    holders: WeakSet[Any] = field(default_factory=WeakSet, repr=False)
+    """Environments that play it and are not closed."""
 
     @property
     def num_actions(self) -> int:
@@ -57,6 +83,34 @@ class SequenceTask:
     def rollout_policy(self) -> RolloutPolicy:
         """The rollout policy that environments of this task start with."""
         return self.make_rollout_policy()
+
+    @cached_property
+    def adversary(self) -> Adversary | None:
+        """What retrains the discriminator of this task, from the sequences finished in all its environments; None
+        where the task is frozen. InputError where the reward has no discriminator or there is no real data."""
+        if self.online is None:
+            return None
+        discriminator = self.reward.discriminator
+        if discriminator is None:
+            raise InputError(
+                'adversary="online" retrains the discriminator that pays, but this reward has none; '
+                'use reward="discriminator" or "logit", or adversary="frozen"'
+            )
+        config = DiscriminatorConfig(minibatches_per_round=self.online.minibatches)
+        real_BT = self.real_sequences(stream(0, "real"))
+        trainer = DiscriminatorTrainer(discriminator, real_BT, config, stream(0, "discriminator"))
+        return Adversary(trainer, every=self.online.every, rng=stream(0, "adversary"))
+
+    def real_sequences(self, rng: np.random.Generator) -> Tensor:
+        """Real training sequences, int64 (N, T): the corpus's, or draws of the oracle. InputError if neither is."""
+        if self.corpus is not None:
+            return torch.tensor(self.corpus.train.tokens_NT)
+        if self.oracle is not None:
+            return self.oracle.sample(REAL_SEQUENCES, rng)
+        raise InputError(
+            "the environment has neither a corpus nor an oracle to take real sequences from; "
+            "use SeqGAN/Oracle-v0 or SeqGAN/Corpus-v0, or give them to AdversarialCallback as `real`"
+        )
 
     @cached_property
     def rollout_options(self) -> SamplingOptions:

@@ -13,12 +13,12 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from seqgan_rl.envs.environment import METADATA, TaskHolder, as_raster, as_text, sequence_info
-from seqgan_rl.envs.observations import action_mask, encode, observation_space, pick_row
+from seqgan_rl.envs.environment import METADATA, TaskHolder, as_raster, as_text
+from seqgan_rl.envs.observations import encode, observation_space, pick_row
 from seqgan_rl.envs.options import CorpusOptions, EnvOptions, ExactOptions, OracleOptions
 
 
-class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
+class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
     """Token-by-token generation of ``num_envs`` sequences; see :class:`~seqgan_rl.envs.environment.SequenceEnv`.
 
     Args:
@@ -75,11 +75,11 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
             seeds = seed
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed must be an int or {self.num_envs} of them, got {len(seeds)}")
-        prefixes = self._prefixes(options.get("prefix", []))
+        prefixes = self._prefixes(options.get("prefix"))
         for row in rows:
             if seeds[row] is not None:
                 self._rngs[row] = gym.utils.seeding.np_random(seeds[row])[0]
-            self.episodes.begin(row, prefixes[row])
+            self._begin(row, prefixes[row])
         self._needs_reset_B[rows] = False
         self._held_B[rows] = False
         return self._observations(), self._infos(rows)
@@ -97,8 +97,8 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
         active_B = ~waiting_B & ~self._held_B
         actions_B = self.episodes.check_actions(actions, active_B)
         for row in np.flatnonzero(waiting_B).tolist():
-            self.episodes.begin(row)
-        result = self.episodes.advance(actions_B, active_B, self._rngs, self.reward, self.policy_in_use())
+            self._begin(row)
+        result = self._advance(actions_B, active_B, self._rngs)
         terminated_B = result.ended_B
         steps_B = self.episodes.lengths_B - self.episodes.start_B
         truncated_B = active_B & (steps_B == self.max_episode_steps)  # also where it ends, as TimeLimit does
@@ -127,7 +127,11 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions may be taken, bool, (B, num_actions)."""
-        return np.tile(action_mask(self.task).astype(np.bool_), (self.num_envs, 1))
+        return self.masks()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Leave the task; nothing else is held."""
+        self._leave()
 
     def render(self) -> tuple[Any, ...] | None:
         """One frame per sub-environment."""
@@ -137,9 +141,9 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
         return tuple(draw(self.task, tokens_T) for tokens_T in self.episodes.tokens_BT)
 
     def state_dict(self) -> dict[str, Any]:
-        """Prefixes, random states and stored values, mid-episode too."""
+        """Prefixes, random states and stored values, mid-episode too, and a discriminator that it trains."""
         return {
-            **self.episodes.state_dict(),
+            **self._state(),
             "needs_reset": self._needs_reset_B.copy(),
             "held": self._held_B.copy(),
             "rngs": [rng.bit_generator.state for rng in self._rngs],
@@ -147,19 +151,22 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
-        self.episodes.load_state_dict(state)
+        self._load_state(state)
         self._needs_reset_B[:], self._held_B[:] = state["needs_reset"], state["held"]
         for rng, rng_state in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = rng_state
 
     def _reset_same_step(self, ended_B: NDArray[np.bool_], endings: dict[Any, dict[str, Any]]) -> dict[str, Any]:
         """Begin the ended rows anew; infos hold what they ended with."""
-        final = self._observations() if ended_B.any() else None
         infos: dict[str, Any] = {}
+        if not ended_B.any():
+            return self._infos()
+        final, masks_BA = self._observations(), self.masks().astype(np.int8)
         for row in np.flatnonzero(ended_B).tolist():
-            final_info = {**sequence_info(self.task), **endings.get(row, {})}
+            mask = {"action_mask": masks_BA[row]} if self.has_masks else {}
+            final_info = {**mask, **endings.get(row, {})}
             infos = self._add_info(infos, {"final_obs": pick_row(final, row), "final_info": final_info}, row)
-            self.episodes.begin(row)
+            self._begin(row)
         self._held_B |= ended_B & self.hold_finished
         return {**infos, **self._infos()}
 
@@ -174,8 +181,14 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
             raise ValueError('options["reset_mask"] must be True for at least one sub-environment')
         return np.flatnonzero(mask)
 
-    def _prefixes(self, prefix: Any) -> list[list[int]]:
-        """One prompt per sub-environment."""
+    def _begin(self, row: int, prefix: Sequence[int] | None = None) -> None:
+        """A new sequence in one row, from the prefix or a prompt of the environment's own."""
+        self.episodes.begin(row, self._draw_prompt(self._rngs[row]) if prefix is None else prefix)
+
+    def _prefixes(self, prefix: Any) -> Sequence[list[int] | None]:
+        """One prompt per sub-environment; None where it shall choose its own."""
+        if prefix is None:
+            return [None] * self.num_envs
         is_many = len(prefix) > 0 and all(isinstance(part, Sequence | np.ndarray) for part in prefix)
         if not is_many:
             return [self.episodes.check_prefix(prefix)] * self.num_envs
@@ -184,14 +197,14 @@ class SequenceVectorEnv(gym.vector.VectorEnv[Any, Any, Any], TaskHolder):
         return [self.episodes.check_prefix(part) for part in prefix]
 
     def _observations(self) -> Any:
-        return encode(self.options.observation, self.task, self.episodes.tokens_BT, self.episodes.lengths_B)
+        return encode(self.options.observation, self.task, self.episodes.tokens_BT, self.episodes.lengths_B, self.masks)
 
     def _infos(self, rows: NDArray[np.int64] | slice = slice(None)) -> dict[str, Any]:
-        if not self.task.forbidden:
+        if not self.has_masks:
             return {}
         has_info_B = np.zeros(self.num_envs, dtype=np.bool_)
         has_info_B[rows] = True
-        return {"action_mask": action_mask(self.task) * has_info_B[:, None], "_action_mask": has_info_B}
+        return {"action_mask": self.masks().astype(np.int8) * has_info_B[:, None], "_action_mask": has_info_B}
 
 
 class OracleVectorEnv(SequenceVectorEnv):

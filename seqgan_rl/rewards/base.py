@@ -33,6 +33,9 @@ class Reward(ABC):
             reward_B: float32, (B,).
         """
 
+    discriminator: Discriminator | None = None
+    """The discriminator behind this reward, if there is one to be retrained."""
+
     reads_sequences = True
     """Whether the reward depends on the sequences at all; completions for one that does not are never made."""
 

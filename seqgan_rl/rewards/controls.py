@@ -57,6 +57,7 @@ class ShuffledReward(Reward):
 
     def __init__(self, inner: Reward, rng: np.random.Generator) -> None:
         self.inner, self.rng = inner, rng
+        self.discriminator = inner.discriminator
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The inner reward, not yet permuted: completions must be averaged within their own sequence first."""

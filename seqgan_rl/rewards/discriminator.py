@@ -19,6 +19,8 @@ class DiscriminatorReward(Reward):
     Holds the discriminator by reference: when it is retrained, the reward changes with it.
     """
 
+    discriminator: Discriminator
+
     def __init__(self, discriminator: Discriminator, form: str = "probability") -> None:
         if form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
