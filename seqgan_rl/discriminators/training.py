@@ -84,7 +84,8 @@ class DiscriminatorTrainer:
             return {}
         size, records = self.config.batch_size, []
         self.discriminator.train()
-        with torch_seeded(self.rng):
+        # also where the caller plays without gradients, as agents do
+        with torch_seeded(self.rng), torch.inference_mode(False), torch.enable_grad():
             for _ in range(epochs):
                 order = torch.from_numpy(self.rng.permutation(len(fake_BT)))
                 for rows in order.split(size):

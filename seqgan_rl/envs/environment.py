@@ -231,7 +231,7 @@ class TaskHolder:
 
     def _state(self) -> dict[str, Any]:
         """The part of a state that both kinds of environment have."""
-        adversary = None if self.adversary is None else self.adversary.state_dict()
+        adversary = None if self.adversary is None else copy.deepcopy(self.adversary.state_dict())
         return {**self.episodes.state_dict(), "adversary": adversary}
 
     def _load_state(self, state: dict[str, Any]) -> None:

@@ -1,16 +1,20 @@
 """The GAN loop as a callback: which sequences, how much work, whose rewards, for agents of every kind."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import ARS, QRDQN, TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch import Tensor
 
 from seqgan_rl import AdversarialCallback, GeneratorPolicy, SeqGAN, make_sb3_env
@@ -41,6 +45,7 @@ def seqgan(num_envs: int = 8, **options: Any) -> SeqGAN:
     return SeqGAN(GeneratorPolicy, env, seed=0, device="cpu", policy_kwargs=GENERATOR, learning_rate=0.05, **options)
 
 
+SINGLE = {**TASK, "reward": "discriminator", "discriminator": new_discriminator()}
 AGENTS: dict[str, Callable[[], BaseAlgorithm]] = {
     "SeqGAN": seqgan,
     "PPO with a generator": lambda: PPO(
@@ -52,6 +57,22 @@ AGENTS: dict[str, Callable[[], BaseAlgorithm]] = {
     ),
     "PPO on a dict": lambda: PPO(
         "MultiInputPolicy", make_env(observation="dict"), n_steps=8, batch_size=32, gamma=1.0, seed=0, device="cpu"
+    ),
+    "TRPO with a generator": lambda: TRPO(
+        GeneratorPolicy, make_env(), n_steps=8, batch_size=32, gamma=1.0, seed=0, device="cpu", policy_kwargs=GENERATOR
+    ),
+    "RecurrentPPO": lambda: RecurrentPPO(
+        "MlpLstmPolicy", make_env(), n_steps=8, batch_size=32, gamma=1.0, seed=0, device="cpu"
+    ),
+    "MaskablePPO": lambda: MaskablePPO(
+        "MlpPolicy", make_env(), n_steps=8, batch_size=32, gamma=1.0, seed=0, device="cpu"
+    ),
+    "ARS": lambda: ARS("LinearPolicy", make_env(), n_delta=1, n_eval_episodes=4, seed=0, device="cpu"),
+    "QR-DQN": lambda: QRDQN(
+        "MlpPolicy", make_env(shaping="deferred"), learning_starts=50, buffer_size=500, gamma=1.0, seed=0, device="cpu"
+    ),
+    "A2C on single environments": lambda: A2C(
+        "MlpPolicy", make_vec_env("SeqGAN/Exact-v0", 4, env_kwargs=SINGLE), n_steps=8, gamma=1.0, seed=0, device="cpu"
     ),
     "DQN": lambda: DQN(
         "MlpPolicy", make_env(shaping="none"), learning_starts=50, buffer_size=500, gamma=1.0, seed=0, device="cpu"
@@ -69,7 +90,7 @@ class Watch(BaseCallback):
 
     def _on_step(self) -> bool:
         assert self.adversary.trainer is not None
-        for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
+        for info, done in zip(self.locals.get("infos", []), self.locals.get("dones", []), strict=True):
             if done:
                 self.finished.append(tuple(info["sequence"].tolist()))
                 tokens_1T = torch.as_tensor(info["sequence"])[None]
@@ -123,7 +144,8 @@ def test_the_discriminator_learns_from_this_agent_and_pays_it(name: str, fakes: 
         assert fake_BT.dtype == torch.int64
         if "generator" in name or name == "SeqGAN":
             continue
-        assert {tuple(row) for row in fake_BT.tolist()} <= set(watch.finished)
+        if name != "ARS":  # which does not tell its callbacks what was played
+            assert {tuple(row) for row in fake_BT.tolist()} <= set(watch.finished)
 
 
 @pytest.mark.parametrize("name", ["SeqGAN", "PPO with a generator"])
@@ -189,6 +211,72 @@ def test_real_sequences_are_those_of_the_environment(small_text: str) -> None:
     assert adversary.trainer is not None
     assert adversary.trainer.real_BT.shape == (9984, 5)
     assert adversary.trainer.real_BT.max() < 12
+
+
+class Workers(BaseCallback):
+    """Before every rollout: what the workers pay by and finish prefixes with is what the parent has."""
+
+    def __init__(self, adversary: AdversarialCallback) -> None:
+        super().__init__()
+        self.adversary, self.checks = adversary, 0
+
+    def _on_rollout_start(self) -> None:
+        own: Any = self.adversary.reward
+        for reward in self.training_env.get_attr("reward"):
+            assert are_equal(weights_of(reward.discriminator), weights_of(own.discriminator))
+        if self.adversary.generator is not None:
+            for policy in self.training_env.get_attr("rollout_policy"):
+                assert are_equal(weights_of(policy), weights_of(self.adversary.generator))
+        self.checks += 1
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def test_the_discriminator_and_the_generator_reach_subprocesses(fakes: list[Tensor]) -> None:
+    """By name, so that each worker has made its own; rewards in the workers are D's of now (Watch), and relabelling and
+    gathering work through the pipe."""
+    options = {"vocab_size": 6, "sequence_length": 4, "num_rollouts": 2}
+    env = make_vec_env("seqgan_rl:SeqGAN/Oracle-v0", 2, env_kwargs=options, vec_env_cls=SubprocVecEnv)
+    try:
+        for model in (
+            PPO(GeneratorPolicy, env, n_steps=16, batch_size=32, n_epochs=1, gamma=1.0, seed=0, device="cpu"),
+            DQN("MlpPolicy", env, learning_starts=20, buffer_size=200, gamma=1.0, seed=0, device="cpu"),
+        ):
+            adversary = AdversarialCallback(config=CONFIG)
+            watch, workers = Watch(adversary), Workers(adversary)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # DQN falls back to the terminal reward
+                model.learn(160, callback=[adversary, workers, watch])
+            assert adversary.retrainings >= 2
+            assert workers.checks > 3
+            if isinstance(model, DQN):
+                assert {tuple(row) for row in fakes[-1].tolist()} <= set(watch.finished)
+                buffer: Any = model.replay_buffer
+                assert ((buffer.rewards[:80] != 0) == (buffer.dones[:80] != 0)).all()
+    finally:
+        env.close()
+
+
+def test_prompts_and_constraints_are_part_of_what_the_discriminator_sees(fakes: list[Tensor]) -> None:
+    """A generator's own samples would lack them, so the sequences played are gathered instead."""
+    model = seqgan()
+    model.get_env().env_method("set_prompts", [[2, 2]])  # type: ignore[union-attr]
+    model.learn(200, callback=AdversarialCallback(REAL_BT, CONFIG))
+    assert bool((torch.cat(fakes)[:, :2] == 2).all())
+
+
+def test_an_environment_that_trains_its_own_discriminator_is_refused() -> None:
+    env = make_sb3_env("SeqGAN/Oracle-v0", 2, vocab_size=6, sequence_length=4, adversary="online")
+    with pytest.raises(ValueError, match='adversary="frozen", or learn without AdversarialCallback'):
+        A2C("MlpPolicy", env, gamma=1.0, device="cpu").learn(10, callback=AdversarialCallback())
+    env.close()
+
+
+def test_a_trainer_of_another_discriminator_is_refused() -> None:
+    trainer = DiscriminatorTrainer(new_discriminator(1), REAL_BT, CONFIG, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="not the one that pays; make the environment with discriminator=trainer"):
+        seqgan().learn(10, callback=AdversarialCallback(trainer=trainer))
 
 
 # ---------------------------------------------------------------- how often, how much
