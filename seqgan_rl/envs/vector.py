@@ -13,7 +13,8 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from seqgan_rl.envs.environment import METADATA, TaskHolder, as_raster, as_text
+from seqgan_rl.envs.environment import METADATA, as_raster, as_text
+from seqgan_rl.envs.holder import TaskHolder
 from seqgan_rl.envs.observations import encode, observation_space, pick_row
 from seqgan_rl.envs.options import CorpusOptions, EnvOptions, ExactOptions, OracleOptions
 

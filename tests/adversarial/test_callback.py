@@ -261,7 +261,7 @@ def test_the_discriminator_and_the_generator_reach_subprocesses(fakes: list[Tens
 def test_prompts_and_constraints_are_part_of_what_the_discriminator_sees(fakes: list[Tensor]) -> None:
     """A generator's own samples would lack them, so the sequences played are gathered instead."""
     model = seqgan()
-    model.get_env().env_method("set_prompts", [[2, 2]])  # type: ignore[union-attr]
+    model.get_env().env_method("set_prompts", [[2, 2]])
     model.learn(200, callback=AdversarialCallback(REAL_BT, CONFIG))
     assert bool((torch.cat(fakes)[:, :2] == 2).all())
 
@@ -429,7 +429,7 @@ def test_a_saved_state_continues_identically(name: str) -> None:
     assert adversary.trainer is not None
     assert again.trainer is not None
     assert are_equal(weights_of(adversary.trainer.discriminator), weights_of(again.trainer.discriminator))
-    assert len(again.adversary.sequences) == len(adversary.adversary.sequences)  # type: ignore[union-attr]
+    assert len(again.adversary.sequences) == len(adversary.adversary.sequences)
 
 
 # ---------------------------------------------------------------- messages

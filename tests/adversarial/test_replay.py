@@ -89,7 +89,7 @@ def test_the_whole_ring_is_paid_by_the_discriminator_of_now(algorithm: Any, sett
     skipped = buffer.pos if buffer.full and buffer.optimize_memory_usage else None
     for (pos, env_index), sequence in ring.sequences.items():
         if pos != skipped:
-            logit = adversary.reward.discriminator.score(torch.tensor([sequence]))  # type: ignore[union-attr]
+            logit = adversary.reward.discriminator.score(torch.tensor([sequence]))
             expected[pos, env_index] = torch.sigmoid(logit).item()
     np.testing.assert_allclose(buffer.rewards[:rows], expected, atol=1e-6)
 

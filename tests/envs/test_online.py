@@ -61,7 +61,7 @@ def make(form: str, **options: Any) -> Any:
 
 
 def discriminator_of(env: Any) -> Any:
-    inner = env.unwrapped.envs[0] if isinstance(env.unwrapped, SyncVectorEnv) else env
+    inner: Any = env.unwrapped.envs[0] if isinstance(env.unwrapped, SyncVectorEnv) else env
     return inner.unwrapped.reward.discriminator
 
 
