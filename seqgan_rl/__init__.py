@@ -17,17 +17,23 @@ _HOMES = {
     "GeneratorPolicy": "seqgan_rl.agents.policy",
     "InputError": "seqgan_rl.core.errors",
     "LSTMGenerator": "seqgan_rl.models.generator",
+    "MaskableGeneratorPolicy": "seqgan_rl.agents.masked_policy",
+    "ModelPolicy": "seqgan_rl.agents.model_policy",
     "Oracle": "seqgan_rl.models.oracle",
     "Reward": "seqgan_rl.rewards",
     "RunConfig": "seqgan_rl.adversarial.config",
     "SeqGAN": "seqgan_rl.agents.seqgan",
+    "TokenExtractor": "seqgan_rl.agents.extractor",
     "Vocabulary": "seqgan_rl.sequences",
     "evaluate": "seqgan_rl.adversarial.results",
+    "generator_kwargs": "seqgan_rl.agents.warm_start",
     "generators": "seqgan_rl.models.generator",
     "make_sb3_env": "seqgan_rl.envs.sb3",
     "preset": "seqgan_rl.adversarial.config",
     "sample": "seqgan_rl.adversarial.results",
+    "sample_sequences": "seqgan_rl.agents.sampling",
     "train": "seqgan_rl.adversarial.trainer",
+    "warm_start": "seqgan_rl.agents.warm_start",
 }
 """Public names and their modules. None may be the name of a subpackage, which would hide it once imported."""
 

@@ -1,15 +1,20 @@
 """The generator as a Stable-Baselines3 policy: one network for SeqGAN, PPO, A2C and TRPO, from one warm start.
 
-Letters: B sequences, T tokens each, A actions.
+:class:`GeneratorActorCritic` is all of it but the base class that an algorithm asks for; MaskablePPO asks for another
+(``masked_policy.py``). Letters: B sequences, T tokens each, A actions.
 """
 
-from typing import Any
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
@@ -17,8 +22,11 @@ from seqgan_rl.models.decoding import State, concatenate, select
 from seqgan_rl.models.generator import Generator, generators
 from seqgan_rl.models.sampling import SamplingOptions, check_forbidden, pick_from_logits
 
+Masks = NDArray[Any] | Tensor | None
+"""Which actions may be taken: bool or 0 and 1, (B, A); None allows all."""
 
-class GeneratorPolicy(ActorCriticPolicy):
+
+class GeneratorActorCritic(BasePolicy):
     """Actor: the generator. Critic: a linear head on its features, whose gradient stays out of the generator.
 
     Decodes incrementally while it plays: the state at each prefix is kept, so a step costs one token however long the
@@ -34,8 +42,16 @@ class GeneratorPolicy(ActorCriticPolicy):
         has_eos: whether the last action ends a sequence.
         forbidden: actions that are never taken; their probability is 0.
         value_gradient: let the critic's gradient into the generator.
-        **kwargs: passed on to ``ActorCriticPolicy``.
+        **kwargs: passed on to the policy class of SB3.
+
+    Wherever ``action_masks`` are taken, an action that they rule out has probability 0; ValueError for a row in which
+    none is left.
     """
+
+    samples_freely: ClassVar[bool] = True
+    """Draws from its generator alone; False where masks from outside take part."""
+    distribution_class: ClassVar[type[Any]] = CategoricalDistribution
+    """SB3's wrapping of the next-token distribution."""
 
     def __init__(
         self,
@@ -52,16 +68,16 @@ class GeneratorPolicy(ActorCriticPolicy):
         **kwargs: Any,
     ) -> None:
         if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
-            raise ValueError(f"GeneratorPolicy needs a Discrete action space from 0, got {action_space}")
+            raise ValueError(f"{type(self).__name__} needs a Discrete action space from 0, got {action_space}")
         A = int(action_space.n)
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
             raise ValueError(
-                f"GeneratorPolicy reads prefixes, Box(0, {A}, (T,)); got {observation_space}; make the environment "
-                "with observation='tokens'"
+                f"{type(self).__name__} reads prefixes, Box(0, {A}, (T,)); got {observation_space}; make the "
+                "environment with observation='tokens'"
             )
         if float(observation_space.high.max()) != A:
             raise ValueError(
-                f"GeneratorPolicy expects token ids up to PAD = {A}, got an observation space up to "
+                f"{type(self).__name__} expects token ids up to PAD = {A}, got an observation space up to "
                 f"{observation_space.high.max()}"
             )
         check_forbidden(forbidden, A)
@@ -100,33 +116,53 @@ class GeneratorPolicy(ActorCriticPolicy):
         data = super()._get_constructor_parameters()
         return {**data, **self._arguments}
 
-    def train(self, mode: bool = True) -> "GeneratorPolicy":
+    def train(self, mode: bool = True) -> Self:
         """As of any module. Training forgets the states kept: TRPO changes weights by ``parameter.data``, unnoticed."""
         if mode:
-            self._cache = None
+            self.forget()
         super().train(mode)
         return self
 
+    def forget(self) -> None:
+        """Drop the decoding states kept; the next call reads its prefixes anew."""
+        self._cache = None
+
+    @contextmanager
+    def apart(self, rng: np.random.Generator) -> Iterator[None]:
+        """Inside, actions are drawn with ``rng`` and nothing is remembered from before; afterwards the random stream
+        and the states kept are those of before: playing inside leaves no trace."""
+        kept, self.rng, self._cache = (self.rng, self._cache), rng, None
+        try:
+            yield
+        finally:
+            self.rng, self._cache = kept
+
     @torch.no_grad()
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, obs: PyTorchObs, deterministic: bool = False, action_masks: Masks = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (B,), values (B, 1) and log-probabilities (B,) at prefixes (B, T); decodes incrementally."""
         logits_BA, features_BF = self._advance(self._tokens(obs))
+        logits_BA = self._allowed(logits_BA, action_masks)
         actions_B = self._pick(logits_BA, deterministic)
-        logp_BA = self.sampling_options.apply(logits_BA).log_softmax(dim=-1)
+        logp_BA = logits_BA.log_softmax(dim=-1)
         return actions_B, self.value_head(features_BF), logp_BA.gather(1, actions_B[:, None]).squeeze(1)
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False, action_masks: Masks = None) -> Tensor:
         with torch.no_grad():
-            return self._pick(self._advance(self._tokens(observation))[0], deterministic)
+            logits_BA, _ = self._advance(self._tokens(observation))
+            return self._pick(self._allowed(logits_BA, action_masks), deterministic)
 
-    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor, action_masks: Masks = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values (B, 1), log-probabilities (B,) and entropies (B,), differentiable; prefixes are read anew."""
-        distribution, features_BF = self._distribution(obs)
+        distribution, features_BF = self._distribution(obs, action_masks)
         return self._value(features_BF), distribution.log_prob(actions.flatten()), distribution.entropy()
 
-    def get_distribution(self, obs: PyTorchObs) -> Distribution:
-        """Next-token distribution at prefixes (B, T), differentiable."""
-        return self._distribution(obs)[0]
+    def get_distribution(self, obs: PyTorchObs, action_masks: Masks = None) -> Any:
+        """Next-token distribution at prefixes (B, T), differentiable; an SB3 ``Distribution``."""
+        return self._distribution(obs, action_masks)[0]
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """V at prefixes, (B, 1)."""
@@ -147,14 +183,31 @@ class GeneratorPolicy(ActorCriticPolicy):
         values: Tensor = self.value_head(features if self._arguments["value_gradient"] else features.detach())
         return values
 
-    def _distribution(self, obs: PyTorchObs) -> tuple[CategoricalDistribution, Tensor]:
+    def _distribution(self, obs: PyTorchObs, action_masks: Masks) -> tuple[Distribution, Tensor]:
         tokens_BT = self._tokens(obs)
         logits_BA, features_BF = self.generator.next_logits(tokens_BT, self._lengths(tokens_BT))
-        distribution = CategoricalDistribution(self.num_actions)
-        return distribution.proba_distribution(self.sampling_options.apply(logits_BA)), features_BF
+        distribution: Distribution = self.distribution_class(self.num_actions)
+        return distribution.proba_distribution(self._allowed(logits_BA, action_masks)), features_BF
+
+    def _allowed(self, logits_BA: Tensor, action_masks: Masks) -> Tensor:
+        """The logits with -inf at every action that is forbidden or masked."""
+        logits_BA = self.sampling_options.apply(logits_BA)
+        if action_masks is None:
+            return logits_BA
+        mask = torch.as_tensor(action_masks, device=logits_BA.device).bool()
+        if mask.numel() != logits_BA.numel():
+            raise ValueError(f"action_masks must have shape {tuple(logits_BA.shape)}, got {tuple(mask.shape)}")
+        logits_BA = logits_BA.masked_fill(~mask.view_as(logits_BA), -math.inf)
+        is_empty_B = torch.isneginf(logits_BA).all(dim=1)
+        if is_empty_B.any():
+            raise ValueError(
+                f"action_masks leave no action in row {int(is_empty_B.nonzero()[0])}; at least one must be allowed "
+                f"that is not among the policy's forbidden {self.sampling_options.forbidden}"
+            )
+        return logits_BA
 
     def _tokens(self, obs: PyTorchObs) -> Tensor:
-        assert isinstance(obs, Tensor), "GeneratorPolicy reads one tensor of prefixes"
+        assert isinstance(obs, Tensor), "the policy reads one tensor of prefixes"
         return obs.long()
 
     def _lengths(self, tokens_BT: Tensor) -> Tensor:
@@ -162,9 +215,9 @@ class GeneratorPolicy(ActorCriticPolicy):
 
     def _pick(self, logits_BA: Tensor, deterministic: bool) -> Tensor:
         if deterministic:
-            return self.sampling_options.apply(logits_BA).argmax(dim=-1)
+            return logits_BA.argmax(dim=-1)
         uniforms_B = torch.from_numpy(self.rng.random(len(logits_BA), dtype=np.float32)).to(logits_BA.device)
-        return pick_from_logits(logits_BA, uniforms_B, options=self.sampling_options)
+        return pick_from_logits(logits_BA, uniforms_B)
 
     def _advance(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Next-token logits and features at prefixes, continuing from the states of the call before where possible."""
@@ -196,6 +249,10 @@ class GeneratorPolicy(ActorCriticPolicy):
             last_R = tokens_RT[:, t]
         rows = range(len(tokens_RT))
         return concatenate([select(states[int(lengths_R[row]) + 1], slice(row, row + 1)) for row in rows])
+
+
+class GeneratorPolicy(GeneratorActorCritic, ActorCriticPolicy):
+    """The generator as policy of SeqGAN, PPO, A2C and TRPO; see :class:`GeneratorActorCritic`."""
 
 
 def _where(condition_B: Tensor, yes: State, no: State) -> State:

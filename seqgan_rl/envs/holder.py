@@ -40,7 +40,8 @@ class TaskHolder:
         self.episodes = Episodes(self.task, options.shaping_options, num_envs, options.device)
         self._reward: Reward | None = None
         self._rollout_policy: RolloutPolicy | None = None
-        self._prompts: list[list[int]] = []
+        self.prompts: list[list[int]] = []
+        """What sequences start with; none: they start empty."""
         self.constraint: Constraint | None = None
         """What the action mask follows besides the words that are always forbidden."""
         self._penalty: Penalty | None = None
@@ -129,16 +130,16 @@ class TaskHolder:
     def set_prompts(self, prompts: Iterable[Any]) -> None:
         """Start every sequence with one of these prompts (lists of word ids shorter than T), drawn uniformly by the
         environment's own generator; none: start empty. A prompt given to ``reset`` goes before."""
-        self._prompts = [self.episodes.check_prefix(prompt) for prompt in prompts]
+        self.prompts = [self.episodes.check_prefix(prompt) for prompt in prompts]
 
     @property
     def has_prompts(self) -> bool:
         """Whether sequences start with prompts of their own accord."""
-        return bool(self._prompts)
+        return bool(self.prompts)
 
     def _draw_prompt(self, rng: np.random.Generator) -> list[int]:
         """The prompt of a new sequence; empty where there are none."""
-        return self._prompts[int(rng.integers(len(self._prompts)))] if self._prompts else []
+        return self.prompts[int(rng.integers(len(self.prompts)))] if self.prompts else []
 
     def set_constraint(self, constraint: Constraint | None) -> None:
         """Let the action mask follow this rule besides the words that are always forbidden; None: no rule."""
