@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-oldest test-rllib lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
 
 demo: .venv/installed ## train the quick preset on the built-in oracle; a new run folder each time
 	$(BIN)/python -m seqgan_rl train --preset quick
@@ -15,16 +15,24 @@ demo: .venv/installed ## train the quick preset on the built-in oracle; a new ru
 test: .venv/installed-dev ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
+test-oldest: .venv/oldest/installed ## the environments and their clients under the oldest supported Gymnasium
+	PYTHONPATH=.venv/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/envs tests/agents \
+		tests/adversarial/test_callback.py tests/adversarial/test_replay.py
+
+test-rllib: .venv-rllib/installed ## the RLlib example, in an environment of its own: Ray pins Gymnasium
+	OMP_NUM_THREADS=1 .venv-rllib/bin/python -m pytest tests/test_examples.py -k rllib
+
 lint: .venv/installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed ## time one rollout reward beside the plain-loop reference
+bench: .venv/installed ## time one rollout reward beside the plain loop, and environment steps of every form
 	$(BIN)/python benchmarks/rollout.py
+	$(BIN)/python benchmarks/environment.py
 
 clean: ## remove the virtual environment and what tools left behind; runs stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-rllib build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find seqgan_rl tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: setup.cfg constraints.txt
@@ -38,4 +46,17 @@ clean: ## remove the virtual environment and what tools left behind; runs stay
 
 .venv/installed-dev: .venv/installed
 	$(PIP) -e '.[dev]'
+	@touch $@
+
+.venv/oldest/installed: .venv/installed-dev
+	rm -rf .venv/oldest
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/oldest gymnasium==1.1.0
+	@touch $@
+
+.venv-rllib/installed: setup.cfg constraints.txt
+	test -x .venv-rllib/bin/python || $(PYTHON) -m venv .venv-rllib
+	grep -v '^gymnasium==' constraints.txt > .venv-rllib/constraints.txt
+	.venv-rllib/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-rllib/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-rllib/constraints.txt \
+		-e '.[ray]' pytest hypothesis
 	@touch $@

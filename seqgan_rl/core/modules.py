@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -20,3 +21,10 @@ def evaluation_mode(network: object) -> Iterator[None]:
     finally:
         for module, was_training in modes:
             module.training = was_training
+
+
+@contextmanager
+def gradients_allowed() -> Iterator[None]:
+    """Inside, networks can be made and trained even where the caller plays without gradients, as agents do."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from seqgan_rl.core.modules import gradients_allowed
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.discriminators.base import Discriminator
 
@@ -84,8 +85,7 @@ class DiscriminatorTrainer:
             return {}
         size, records = self.config.batch_size, []
         self.discriminator.train()
-        # also where the caller plays without gradients, as agents do
-        with torch_seeded(self.rng), torch.inference_mode(False), torch.enable_grad():
+        with torch_seeded(self.rng), gradients_allowed():
             for _ in range(epochs):
                 order = torch.from_numpy(self.rng.permutation(len(fake_BT)))
                 for rows in order.split(size):

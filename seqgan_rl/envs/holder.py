@@ -70,6 +70,11 @@ class TaskHolder:
         return self.task.has_eos
 
     @property
+    def sequence_length(self) -> int:
+        """T."""
+        return self.task.sequence_length
+
+    @property
     def forbidden(self) -> tuple[int, ...]:
         """Actions that the mask always rules out."""
         return self.task.forbidden

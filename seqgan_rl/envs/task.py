@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.modules import gradients_allowed
 from seqgan_rl.core.streams import stream
 from seqgan_rl.discriminators import Adversary, DiscriminatorConfig, DiscriminatorTrainer
 from seqgan_rl.models.decoding import RolloutPolicy
@@ -77,12 +78,14 @@ class SequenceTask:
     @cached_property
     def reward(self) -> Reward:
         """The reward that environments of this task start with."""
-        return self.make_reward()
+        with gradients_allowed():
+            return self.make_reward()
 
     @cached_property
     def rollout_policy(self) -> RolloutPolicy:
         """The rollout policy that environments of this task start with."""
-        return self.make_rollout_policy()
+        with gradients_allowed():
+            return self.make_rollout_policy()
 
     @cached_property
     def adversary(self) -> Adversary | None:
