@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from seqgan_rl.agents.sampling import recognised
 from seqgan_rl.rewards import Reward
 
 _AT_ONCE = 4096
@@ -20,14 +21,15 @@ _AT_ONCE = 4096
 
 def check_replay(model: OffPolicyAlgorithm) -> None:
     """ValueError unless finished sequences can be rebuilt from what the model stores, and paid anew."""
-    space = model.observation_space
-    if isinstance(space, spaces.Dict):
-        space = space.spaces.get("tokens", space)
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+    env = model.get_env()
+    assert env is not None
+    kind, _ = recognised(
+        model, *(env.get_attr(name, indices=0)[0] for name in ("has_eos", "forbidden", "sequence_length"))
+    )
+    if kind == "last_token":
         raise ValueError(
-            "a replay buffer is paid anew from the prefixes stored in it, and this observation does not hold them: "
-            f"{model.observation_space}; make the environment with observation='tokens' (or 'tokens_float32', "
-            "'onehot', 'dict')"
+            "a replay buffer is paid anew from the prefixes stored in it, and observation='last_token' does not hold "
+            "them; make the environment with observation='tokens' (or 'tokens_float32', 'onehot', 'dict')"
         )
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None and normalizer.norm_reward:
@@ -35,7 +37,7 @@ def check_replay(model: OffPolicyAlgorithm) -> None:
             "VecNormalize(norm_reward=True) scales stored rewards by statistics of the old discriminator; "
             "use norm_reward=False with a replay agent"
         )
-    if model.get_env().get_attr("has_penalty", indices=0)[0]:  # type: ignore[union-attr]
+    if env.get_attr("has_penalty", indices=0)[0]:
         raise ValueError(
             "the penalty of this environment is part of the stored rewards and would be lost when they are paid anew; "
             "use an on-policy agent, or env.set_penalty(None)"

@@ -44,10 +44,11 @@ class ModelPolicy:
             if env is None or not env.has_attr("has_eos"):
                 raise ValueError("the model has no environment that knows if the last action is EOS; pass has_eos=")
             has_eos = bool(env.get_attr("has_eos", indices=0)[0])
-        has_forbidden = env is not None and env.has_attr("forbidden")
-        forbidden = env.get_attr("forbidden", indices=0)[0] if env is not None and has_forbidden else ()
+        forbidden, sequence_length = (), None
+        if env is not None and env.has_attr("forbidden"):
+            forbidden, sequence_length = (env.get_attr(name, indices=0)[0] for name in ("forbidden", "sequence_length"))
         self.model = model
-        self._kind, self._task = recognised(model, has_eos, forbidden)
+        self._kind, self._task = recognised(model, has_eos, forbidden, sequence_length)
         self.num_actions, self.eos_id = self._task.num_actions, self._task.eos_id
         self._has_masks = env is not None and takes_masks(model, env)
         if env is not None and (self._has_masks or self._kind == "dict") and _masks_follow_a_rule(env):

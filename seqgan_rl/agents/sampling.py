@@ -7,7 +7,7 @@ import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -88,9 +88,13 @@ def masks_from_wrapper(env: VecEnv) -> bool:
     return any(env.env_is_wrapped(ActionMasker))
 
 
-def recognised(model: BaseAlgorithm, has_eos: bool, forbidden: tuple[int, ...]) -> tuple[str, SequenceTask]:
-    """Which observation of the environments a model sees, and the bare task that has it; "last_token" does not say T,
-    which is 1 then. ValueError for other spaces."""
+def recognised(
+    model: BaseAlgorithm, has_eos: bool, forbidden: tuple[int, ...], sequence_length: int | None = None
+) -> tuple[str, SequenceTask]:
+    """Which observation of the environments a model sees, and the bare task that has it. ValueError for other spaces.
+
+    Without the sequence length it is read off the space; "last_token" does not say it, and it is 1 then.
+    """
     space, actions = model.observation_space, model.action_space
     if not isinstance(actions, spaces.Discrete) or actions.start != 0:
         raise ValueError(f"token by token is played with Discrete actions from 0, got {actions}")
@@ -99,7 +103,7 @@ def recognised(model: BaseAlgorithm, has_eos: bool, forbidden: tuple[int, ...]) 
     for kind in OBSERVATIONS:
         task = SequenceTask(
             vocab_size=A - has_eos,
-            sequence_length=size // A if kind == "onehot" else size,
+            sequence_length=sequence_length or (size // A if kind == "onehot" else size),
             has_eos=has_eos,
             make_reward=ConstantReward,
             make_rollout_policy=lambda: UniformPolicy(A, has_eos),
@@ -107,9 +111,10 @@ def recognised(model: BaseAlgorithm, has_eos: bool, forbidden: tuple[int, ...]) 
         )
         if task.sequence_length and observation_space(kind, task) == space:
             return kind, task
+    of_length = f" of {sequence_length} tokens" if sequence_length else ""
     raise ValueError(
-        f"the model sees {space}, which is none of {', '.join(OBSERVATIONS)} with {A} actions; make it with an "
-        "environment of this library that no wrapper changes, or sample with an environment wrapped alike as env="
+        f"the model sees {space}, which is none of {', '.join(OBSERVATIONS)}{of_length} with {A} actions; make it with "
+        "an environment of this library whose observations no wrapper changes"
     )
 
 
@@ -141,9 +146,10 @@ def _twin(model: BaseAlgorithm, num_envs: int) -> VecEnv:
     def attribute(name: str) -> Any:
         return own.get_attr(name, indices=0)[0]
 
-    kind, task = recognised(model, attribute("has_eos"), attribute("forbidden"))
-    if kind == "last_token":  # which does not say T
-        task = replace(task, sequence_length=attribute("options").task().sequence_length)
+    try:
+        kind, task = recognised(model, *(attribute(name) for name in ("has_eos", "forbidden", "sequence_length")))
+    except ValueError as error:
+        raise ValueError(f"{error}, or sample with an environment wrapped alike as env=") from None
     twin = _Twin(num_envs, autoreset_mode=AutoresetMode.SAME_STEP, observation=kind, rules=task)
     if attribute("has_prompts"):
         twin.set_prompts(attribute("prompts"))

@@ -100,7 +100,8 @@ class SequenceTask:
                 'use reward="discriminator" or "logit", or adversary="frozen"'
             )
         config = DiscriminatorConfig(minibatches_per_round=self.online.minibatches)
-        real_BT = self.real_sequences(stream(0, "real"))
+        with gradients_allowed():
+            real_BT = self.real_sequences(stream(0, "real"))
         trainer = DiscriminatorTrainer(discriminator, real_BT, config, stream(0, "discriminator"))
         return Adversary(trainer, every=self.online.every, rng=stream(0, "adversary"))
 

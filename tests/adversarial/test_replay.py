@@ -6,11 +6,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import FlattenObservation, TimeLimit
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from seqgan_rl import AdversarialCallback, make_sb3_env
 from seqgan_rl.adversarial.replay import relabel
@@ -32,6 +32,11 @@ def make_env(num_envs: int = 3, **options: Any) -> Any:
     options = {"reward": "discriminator", "discriminator": discriminator, "shaping": "none"} | options
     options |= {"vocab_size": V, "sequence_length": T, "variable_length": True}
     return make_sb3_env("SeqGAN/Exact-v0", num_envs, **options)
+
+
+def make_wrapped(wrapper: Any, **options: Any) -> Any:
+    task: dict[str, Any] = {"vocab_size": V, "sequence_length": T, "variable_length": True}
+    return DummyVecEnv([lambda: wrapper(gym.make("SeqGAN/Exact-v0", **task, **options))])
 
 
 class Ring(BaseCallback):
@@ -162,6 +167,9 @@ def test_what_cannot_be_paid_anew_is_refused_with_the_fix() -> None:
         DQN("MlpPolicy", make_env(observation="last_token"), buffer_size=50, gamma=1.0).learn(
             5, callback=AdversarialCallback(REAL_BT)
         )
+    for stacked in (VecFrameStack(make_env(), 2), make_wrapped(FlattenObservation, observation="dict")):
+        with pytest.raises(ValueError, match="which is none of tokens, .* of 5 tokens with 5 actions"):
+            DQN("MlpPolicy", stacked, buffer_size=50, gamma=1.0).learn(5, callback=AdversarialCallback(REAL_BT))
     with pytest.raises(ValueError, match="use norm_reward=False with a replay agent"):
         DQN("MlpPolicy", VecNormalize(make_env(), norm_obs=False), buffer_size=50, gamma=1.0).learn(
             5, callback=AdversarialCallback(REAL_BT)
