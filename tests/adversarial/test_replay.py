@@ -168,7 +168,7 @@ def test_what_cannot_be_paid_anew_is_refused_with_the_fix() -> None:
             5, callback=AdversarialCallback(REAL_BT)
         )
     for stacked in (VecFrameStack(make_env(), 2), make_wrapped(FlattenObservation, observation="dict")):
-        with pytest.raises(ValueError, match="which is none of tokens, .* of 5 tokens with 5 actions"):
+        with pytest.raises(ValueError, match=r"which is none of tokens, .* of 5 tokens with 5 actions"):
             DQN("MlpPolicy", stacked, buffer_size=50, gamma=1.0).learn(5, callback=AdversarialCallback(REAL_BT))
     with pytest.raises(ValueError, match="use norm_reward=False with a replay agent"):
         DQN("MlpPolicy", VecNormalize(make_env(), norm_obs=False), buffer_size=50, gamma=1.0).learn(
