@@ -24,6 +24,8 @@ from seqgan_rl.rewards import Reward, ShuffledReward
 
 RELABEL_COST = 20
 """Stored sequences that are scored anew for each new one, at the most."""
+_AT_ONCE = 100_000
+"""Finished sequences that an environment keeps at the most, until the end of a rollout."""
 
 
 class AdversarialCallback(BaseCallback):
@@ -47,7 +49,7 @@ class AdversarialCallback(BaseCallback):
         trainer: continue with this trainer (its discriminator must be the one that pays) instead of a new one.
         rollout_update_rate: below 1 the environment's rollout policy is a copy β of the generator, moved by this share
             towards it after each update; at 1 it is the generator itself. Only for policies that hold a generator.
-        gathered: how many of the agent's last sequences are kept.
+        gathered: how many of the agent's last sequences are kept to be drawn from; None: what one retraining draws.
         seed: of minibatch order, dropout and fresh draws.
     """
 
@@ -59,13 +61,14 @@ class AdversarialCallback(BaseCallback):
         every: int | None = None,
         trainer: DiscriminatorTrainer | None = None,
         rollout_update_rate: float = 1.0,
-        gathered: int = 10_000,
+        gathered: int | None = None,
         seed: int = 0,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        if every is not None and every < 1:
-            raise ValueError(f"every must be at least 1 sequence or None, got {every}")
+        for name, value in (("every", every), ("gathered", gathered)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1 sequence or None, got {value}")
         self.real, self.config, self.every, self.trainer = real, config or DiscriminatorConfig(), every, trainer
         self.rollout_update_rate, self.gathered, self.seed = rollout_update_rate, gathered, seed
         self.rng = stream(seed, "adversarial")
@@ -106,7 +109,7 @@ class AdversarialCallback(BaseCallback):
             self.trainer = DiscriminatorTrainer(self.reward.discriminator, real, self.config, rng)
         if self.adversary is None:
             self.adversary = Adversary(self.trainer, gathered=self.gathered, rng=self.rng)
-        env.env_method("collect_finished", max(self.gathered, self.every or 0))
+        env.env_method("collect_finished", _AT_ONCE)
         self._send_reward()
         generator, samples_freely = self.generator, getattr(self.model.policy, "samples_freely", True)
         is_bound = any(env.get_attr(name, indices=0)[0] for name in ("has_prompts", "has_constraint"))
@@ -145,22 +148,22 @@ class AdversarialCallback(BaseCallback):
             self.training_env.env_method("set_shaping", "none")
 
     def _reward_to_train(self) -> Reward:
-        """The reward that pays, the agent's own; with a trainer given, the one of that trainer's discriminator."""
+        """The reward that pays, the agent's own; with a trainer, that of the trainer's discriminator."""
         env = self.training_env
-        if self.trainer is None:
-            reward: Reward = self.reward or env.env_method("own_reward", indices=0)[0]
-        else:
-            reward = self.reward or env.get_attr("reward", indices=0)[0]
-        if self._is_remote:  # what came through the pipe may share its memory with the worker
-            reward = copy.deepcopy(reward)
-        if self.trainer is not None and reward.discriminator is not None:
-            if self._is_remote:
+        if self._is_remote:
+            # what comes through the pipe may share its memory with the worker
+            reward: Reward = self.reward or copy.deepcopy(env.get_attr("reward", indices=0)[0])
+            if self.trainer is not None and reward.discriminator is not None:
                 _replace_discriminator(reward, self.trainer.discriminator)
-            elif reward.discriminator is not self.trainer.discriminator:
-                raise ValueError(
-                    "the trainer's discriminator is not the one that pays; make the environment with "
-                    "discriminator=trainer.discriminator"
-                )
+            return reward
+        reward = (
+            env.env_method("own_reward", indices=0)[0] if self.trainer is None else env.get_attr("reward", indices=0)[0]
+        )
+        if self.trainer is not None and reward.discriminator not in (None, self.trainer.discriminator):
+            raise ValueError(
+                "the trainer's discriminator is not the one that pays; make the environment with "
+                "discriminator=trainer.discriminator"
+            )
         return reward
 
     @property

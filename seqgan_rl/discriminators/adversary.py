@@ -22,14 +22,16 @@ class Adversary:
     Args:
         trainer: of the discriminator that pays the agent.
         every: finished sequences between two retrainings.
-        gathered: how many of the agent's last sequences are kept.
+        gathered: how many of the agent's last sequences are kept to be drawn from; None: what one retraining draws.
         rng: draws from the sequences kept.
     """
 
     def __init__(
-        self, trainer: DiscriminatorTrainer, *, every: int = 1, gathered: int = 10_000, rng: np.random.Generator
+        self, trainer: DiscriminatorTrainer, *, every: int = 1, gathered: int | None = None, rng: np.random.Generator
     ) -> None:
         self.trainer, self.every, self.rng = trainer, every, rng
+        if gathered is None:
+            gathered = max(1, trainer.config.minibatches_per_round) * trainer.config.batch_size
         self.sequences: deque[NDArray[np.int64]] = deque(maxlen=gathered)
         self.unseen = 0
         """Sequences finished since the last retraining."""
