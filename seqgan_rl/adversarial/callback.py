@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch import Tensor
 
 from seqgan_rl.adversarial.replay import check_replay, relabel
+from seqgan_rl.agents.seqgan import SeqGAN
 from seqgan_rl.core.streams import stream
 from seqgan_rl.discriminators import Adversary, DiscriminatorConfig, DiscriminatorTrainer
 from seqgan_rl.models.generator import Generator
@@ -24,7 +25,7 @@ from seqgan_rl.rewards import Reward, ShuffledReward
 
 RELABEL_COST = 20
 """Stored sequences that are scored anew for each new one, at the most."""
-_AT_ONCE = 100_000
+_KEPT = 100_000
 """Finished sequences that an environment keeps at the most, until the end of a rollout."""
 
 
@@ -78,6 +79,7 @@ class AdversarialCallback(BaseCallback):
         self.rollout_policy: Generator | None = None
         self.followed_updates = -1
         """Updates of the agent that the rollout policy has followed."""
+        self._followed: Generator | None = None
         self._is_remote = False
         self._draws_fresh = False
         self._stored = 0
@@ -104,12 +106,13 @@ class AdversarialCallback(BaseCallback):
                 )
             real = self.real
             if real is None:
-                real = torch.from_numpy(env.env_method("real_sequences", stream(self.seed, "real"), indices=0)[0])
+                real = torch.from_numpy(env.env_method("real_sequences", self.seed, indices=0)[0])
             rng = stream(self.seed, "discriminator")
             self.trainer = DiscriminatorTrainer(self.reward.discriminator, real, self.config, rng)
         if self.adversary is None:
             self.adversary = Adversary(self.trainer, gathered=self.gathered, rng=self.rng)
-        env.env_method("collect_finished", _AT_ONCE)
+        env.env_method("pop_finished")  # of nobody's, such as an evaluation in between
+        env.env_method("collect_finished", _KEPT)
         self._send_reward()
         generator, samples_freely = self.generator, getattr(self.model.policy, "samples_freely", True)
         is_bound = any(env.get_attr(name, indices=0)[0] for name in ("has_prompts", "has_constraint"))
@@ -119,8 +122,9 @@ class AdversarialCallback(BaseCallback):
                 self.followed_updates = self.model._n_updates
             if self.rollout_update_rate == 1:
                 self.rollout_policy = generator
-            elif self.rollout_policy is None:  # another learn() goes on with β
+            elif self.rollout_policy is None or self._followed is not generator:  # another learn() goes on with β
                 self.rollout_policy = copy.deepcopy(generator)
+            self._followed = generator
             self._send_rollout_policy()
 
     def _warn_of_discount(self) -> None:
@@ -148,21 +152,20 @@ class AdversarialCallback(BaseCallback):
             self.training_env.env_method("set_shaping", "none")
 
     def _reward_to_train(self) -> Reward:
-        """The reward that pays, the agent's own; with a trainer, that of the trainer's discriminator."""
-        env = self.training_env
+        """The reward that pays, the agent's own; another learn(), in another environment too, goes on with it."""
+        if self.reward is not None:
+            return self.reward
         if self._is_remote:
             # what comes through the pipe may share its memory with the worker
-            reward: Reward = self.reward or copy.deepcopy(env.get_attr("reward", indices=0)[0])
+            reward: Reward = copy.deepcopy(self.training_env.get_attr("reward", indices=0)[0])
             if self.trainer is not None and reward.discriminator is not None:
                 _replace_discriminator(reward, self.trainer.discriminator)
             return reward
-        reward = (
-            env.env_method("own_reward", indices=0)[0] if self.trainer is None else env.get_attr("reward", indices=0)[0]
-        )
+        reward = self.training_env.env_method("own_reward", indices=0)[0]
         if self.trainer is not None and reward.discriminator not in (None, self.trainer.discriminator):
             raise ValueError(
-                "the trainer's discriminator is not the one that pays; make the environment with "
-                "discriminator=trainer.discriminator"
+                "the trainer's discriminator is not the one that pays, or other environments share it; make the "
+                "environment with discriminator=trainer.discriminator"
             )
         return reward
 
@@ -198,15 +201,19 @@ class AdversarialCallback(BaseCallback):
             self._retrain()
 
     def _on_training_end(self) -> None:
-        self._gather()
+        if not isinstance(self.model, SeqGAN):
+            self._gather()
         self.training_env.env_method("collect_finished", 0)
 
     def _gather(self) -> None:
         """Take the sequences that the environments have finished: not from what the algorithm tells its callbacks,
         which differs from one to another."""
         assert self.adversary is not None
-        for tokens_NT in self.training_env.env_method("pop_finished"):
-            self.adversary.observe(tokens_NT)
+        finished = self.training_env.env_method("pop_finished")
+        if isinstance(self.model, SeqGAN):  # one from each: what ends while others are still played is not its own
+            finished = [] if self.model.batch is None else [self.model.batch.tokens_BT.cpu().numpy()]
+        for tokens_NT in finished:
+            self.adversary.observe(tokens_NT, keep=not self._draws_fresh)
 
     def _is_due(self) -> bool:
         return self.unseen >= (self.every or self._default_every())
@@ -247,8 +254,11 @@ class AdversarialCallback(BaseCallback):
 
     def _send_rollout_policy(self) -> None:
         """Every environment finishes prefixes with the generator of now, or with β."""
-        policy = self.rollout_policy
-        self.training_env.env_method("set_rollout_policy", ByValue(policy) if self._is_remote else policy)
+        env, policy = self.training_env, self.rollout_policy
+        if not self._is_remote:
+            env.env_method("set_rollout_policy", policy)
+        elif env.get_attr("shaping", indices=0)[0] != "none":
+            env.env_method("set_rollout_policy", ByValue(policy))
 
     @property
     def _has_own_beta(self) -> bool:
@@ -284,6 +294,8 @@ class AdversarialCallback(BaseCallback):
         if state["rollout_policy"] is not None and self.rollout_policy is not None:
             self.rollout_policy.load_state_dict(state["rollout_policy"])
         self._send_reward()
+        if self._is_remote and self.rollout_policy is not None:
+            self._send_rollout_policy()
 
 
 class ByValue:

@@ -5,6 +5,7 @@ Letters: S stored sequences, T tokens each, A actions; PAD is A.
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -36,6 +37,11 @@ def check_replay(model: OffPolicyAlgorithm) -> None:
         raise ValueError(
             "VecNormalize(norm_reward=True) scales stored rewards by statistics of the old discriminator; "
             "use norm_reward=False with a replay agent"
+        )
+    if any(env.env_is_wrapped(gym.RewardWrapper) + env.env_is_wrapped(gym.wrappers.NormalizeReward)):
+        raise ValueError(
+            "a wrapper changes the rewards of this environment, which stored ones would lose when they are paid anew; "
+            "use an on-policy agent, or put what the wrapper does into reward="
         )
     if env.get_attr("has_penalty", indices=0)[0]:
         raise ValueError(

@@ -26,6 +26,7 @@ from seqgan_rl.agents.policy import GeneratorPolicy
 from seqgan_rl.agents.seqgan import SeqGAN
 from seqgan_rl.core.checkpoint import load_state, save_state
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.modules import check_device
 from seqgan_rl.core.streams import stream, torch_seeded
 from seqgan_rl.discriminators import Discriminator, DiscriminatorTrainer, discriminators, train_discriminator
 from seqgan_rl.envs.sb3 import make_sb3_env
@@ -62,7 +63,7 @@ def train(
             raise InputError("resume needs the run folder to continue")
         folder = RunFolder.open(run)
         config = folder.config()
-    _check_device(config.device)
+    check_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     has_data = resume and (folder / "corpus" / "corpus.json").is_file()
@@ -73,18 +74,6 @@ def train(
     if not has_data:
         data.save(folder)
     return _Run(folder, config, data, progress).go()
-
-
-def _check_device(name: str) -> None:
-    """InputError unless the arithmetic can run there."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"unknown device {name!r}; use cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"unknown device {name!r}; use cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {name!r} was asked for, but torch finds no such CUDA device; use cpu")
 
 
 def _check_parts(config: RunConfig, data: RunData) -> None:

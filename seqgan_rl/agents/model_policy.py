@@ -50,6 +50,12 @@ class ModelPolicy:
         self.model = model
         self._kind, self._task = recognised(model, has_eos, forbidden, sequence_length)
         self.num_actions, self.eos_id = self._task.num_actions, self._task.eos_id
+        is_recurrent = hasattr(model.policy, "lstm_hidden_state_shape")
+        if is_recurrent and env is not None and env.has_attr("has_prompts") and any(env.get_attr("has_prompts")):
+            raise ValueError(
+                "a recurrent model begins to remember after the prompt, and rollouts do not know where prompts end; "
+                "use another rollout policy, or no prompts"
+            )
         self._has_masks = env is not None and takes_masks(model, env)
         if env is not None and (self._has_masks or self._kind == "dict") and _masks_follow_a_rule(env):
             raise ValueError(

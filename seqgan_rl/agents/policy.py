@@ -124,7 +124,8 @@ class GeneratorActorCritic(BasePolicy):
         return self
 
     def forget(self) -> None:
-        """Drop the decoding states kept; the next call reads its prefixes anew."""
+        """Drop the decoding states kept; the next call reads its prefixes anew. Call it after a change of weights by
+        ``parameter.data``, which nothing notices."""
         self._cache = None
 
     @contextmanager

@@ -164,6 +164,11 @@ class SeqGAN(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
         can_hold, parts = env.has_attr("hold_finished"), []
+        if env.has_attr("has_penalty") and any(env.get_attr("has_penalty")) and "none" not in env.get_attr("shaping"):
+            raise ValueError(
+                "action values of rollouts do not hold the environment's penalty; use kl_coef for a KL penalty, or "
+                'shaping="none"'
+            )
         if can_hold:
             env.set_attr("hold_finished", True)
         try:

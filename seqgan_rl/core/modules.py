@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from seqgan_rl.core.errors import InputError
+
 
 @contextmanager
 def evaluation_mode(network: object) -> Iterator[None]:
@@ -28,3 +30,17 @@ def gradients_allowed() -> Iterator[None]:
     """Inside, networks can be made and trained even where the caller plays without gradients, as agents do."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def check_device(name: str) -> None:
+    """InputError unless torch knows this device and has it; only "cpu" and "cuda" are taken."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is not None and device.type == "cpu":
+        return
+    num_cuda = torch.cuda.device_count()
+    if device is None or device.type != "cuda" or (device.index or 0) >= num_cuda:
+        found = ", ".join(f"'cuda:{i}'" for i in range(num_cuda)) or "torch finds no CUDA device"
+        raise InputError(f"device must be 'cpu' or a CUDA device that is here ({found}), got {name!r}")

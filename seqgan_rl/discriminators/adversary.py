@@ -39,11 +39,12 @@ class Adversary:
         self.record: dict[str, float] = {}
         """What the last retraining reported."""
 
-    def observe(self, tokens_NT: Iterable[NDArray[np.int64]]) -> None:
-        """Keep and count sequences that the agent has finished."""
+    def observe(self, tokens_NT: Iterable[NDArray[np.int64]], *, keep: bool = True) -> None:
+        """Count sequences that the agent has finished, and keep them to be drawn from."""
         rows = list(tokens_NT)
-        self.sequences.extend(rows)
         self.unseen += len(rows)
+        if keep:
+            self.sequences.extend(rows)
 
     @property
     def is_due(self) -> bool:

@@ -85,13 +85,15 @@ class DiscriminatorTrainer:
             return {}
         size, records = self.config.batch_size, []
         self.discriminator.train()
-        with torch_seeded(self.rng), gradients_allowed():
-            for _ in range(epochs):
-                order = torch.from_numpy(self.rng.permutation(len(fake_BT)))
-                for rows in order.split(size):
-                    real_rows = torch.from_numpy(self.rng.integers(len(self.real_BT), size=len(rows)))
-                    records.append(self._update(self.real_BT[real_rows], fake_BT[rows]))
-        self.discriminator.eval()
+        try:
+            with torch_seeded(self.rng), gradients_allowed():
+                for _ in range(epochs):
+                    order = torch.from_numpy(self.rng.permutation(len(fake_BT)))
+                    for rows in order.split(size):
+                        real_rows = torch.from_numpy(self.rng.integers(len(self.real_BT), size=len(rows)))
+                        records.append(self._update(self.real_BT[real_rows], fake_BT[rows]))
+        finally:
+            self.discriminator.eval()
         return {name: float(np.mean([record[name] for record in records])) for name in records[0]} if records else {}
 
     def _update(self, real_BT: Tensor, fake_BT: Tensor) -> dict[str, float]:

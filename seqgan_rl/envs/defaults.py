@@ -5,6 +5,7 @@ are made by ``python -m seqgan_rl.envs.defaults`` (a few minutes) and named in `
 hashes; they are stored in half precision.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -144,6 +146,20 @@ def _shared_parts(*, key: str, effort: float, **arguments: Any) -> DefaultParts:
     return _PARTS.setdefault((key, effort), DefaultParts(key=key, effort=effort, **arguments))
 
 
+_COPIES: WeakKeyDictionary[Any, dict[torch.device, Any]] = WeakKeyDictionary()
+
+
+def on_device(part: Any, device: str) -> Any:
+    """A shared model or oracle if it is on the device, else its one copy there: it must not be moved under others."""
+    there = torch.empty(0, device=device).device  # "cuda" with its number, "cpu:0" without
+    if part.device == there:
+        return part
+    copies = _COPIES.setdefault(part, {})
+    if there not in copies:
+        copies[there] = copy.deepcopy(part).to(there)
+    return copies[there]
+
+
 def builtin_corpus(
     sequence_length: int | None = None, level: Any = "word", min_count: int | None = None, max_vocab: int | None = None
 ) -> Corpus:
@@ -152,7 +168,7 @@ def builtin_corpus(
     return Corpus.builtin(
         "proverbs",
         level=level,
-        sequence_length=sequence_length or longest,
+        sequence_length=longest if sequence_length is None else sequence_length,
         drop_longer=True,
         min_count=(2 if level == "word" else 1) if min_count is None else min_count,
         max_vocab=max_vocab,

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from seqgan_rl.envs.episodes import check_state, checked_options
 from seqgan_rl.envs.exact import ExactTask
 from seqgan_rl.envs.holder import TaskHolder
 from seqgan_rl.envs.observations import encode, observation_space, pick_row
@@ -49,11 +50,10 @@ class SequenceEnv(TaskHolder, gym.Env[Any, np.int64]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start a new sequence, from ``options["prefix"]`` if given."""
-        super().reset(seed=seed)
-        prefix = (options or {}).get("prefix")
-        self.episodes.begin(
-            0, self._draw_prompt(self.np_random) if prefix is None else self.episodes.check_prefix(prefix)
-        )
+        prefix = checked_options(options).get("prefix")
+        prompt = None if prefix is None else self.episodes.check_prefix(prefix)
+        super().reset(seed=seed)  # from here on things change
+        self.episodes.begin(0, self._draw_prompt(self.np_random) if prompt is None else prompt)
         self._is_running = True
         return self._observation(), self._info()
 
@@ -62,7 +62,7 @@ class SequenceEnv(TaskHolder, gym.Env[Any, np.int64]):
         if not self._is_running:
             raise RuntimeError("the sequence has ended or not begun; call reset() before step()")
         active_B = np.ones(1, dtype=np.bool_)
-        actions_B = self.episodes.check_actions(np.reshape(action, 1), active_B)
+        actions_B = self.episodes.check_actions(np.ravel(action), active_B)
         result = self._advance(actions_B, active_B, [self.np_random])
         info = self._info()
         terminated = bool(result.ended_B[0])
@@ -72,6 +72,7 @@ class SequenceEnv(TaskHolder, gym.Env[Any, np.int64]):
             info["sequence_reward"] = float(result.sequence_reward_B[0])
             if result.action_value_BT is not None:
                 info["action_value"] = result.action_value_BT[0]
+        self._retrain_if_due()
         return self._observation(), float(result.reward_B[0]), terminated, False, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -101,6 +102,7 @@ class SequenceEnv(TaskHolder, gym.Env[Any, np.int64]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
+        check_state(state, self.state_dict())
         self._load_state(state)
         self._is_running = state["is_running"]
         self.np_random.bit_generator.state = state["rng"]

@@ -4,7 +4,7 @@ Both the single environment (B = 1) and the native vector environment are thin s
 Letters: B sequences, T tokens each, N rollouts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from seqgan_rl.rewards.base import Reward
 from seqgan_rl.rollout import action_values, prefix_values
 
 SHAPINGS = ("rollout", "none", "deferred")
+RESET_OPTIONS = ("prefix", "reset_mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class Episodes:
     def check_prefix(self, prefix: Any) -> list[int]:
         """A prompt as token ids; ValueError unless it is a list of word ids shorter than T."""
         task = self.task
-        example = "[]" if task.vocabulary is None else "vocabulary.encode(text)"
+        example = "[0, 1]" if task.vocabulary is None else "env.unwrapped.task.vocabulary.encode(text)"
         try:
             array = np.asarray(prefix if len(prefix) else [], dtype=object)
             ids = [int(token) for token in array]
@@ -232,8 +233,31 @@ class Episodes:
             ("start", self.start_B),
             ("values", self.value_BT),
         ):
-            if state[name].shape != array.shape:
+            if np.shape(state[name]) != array.shape:
                 raise ValueError(
-                    f"state of another environment: {name} has shape {state[name].shape}, not {array.shape}"
+                    f"state of another environment: {name} has shape {np.shape(state[name])}, not {array.shape}"
                 )
             array[...] = state[name]
+
+
+def check_state(state: Any, names: Iterable[str]) -> None:
+    """ValueError unless a state has all of these parts."""
+    missing = [name for name in names if not isinstance(state, Mapping) or name not in state]
+    if missing:
+        raise ValueError(
+            f"state lacks {', '.join(missing)}; give what state_dict() of an equal environment returned, "
+            f"not {state!r:.80}"
+        )
+
+
+def checked_options(options: Any) -> dict[str, Any]:
+    """The options of a reset; ValueError unless they are a dictionary or None, and for a misspelt key. Keys unlike ours
+    are for wrappers."""
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(f"options must be a dictionary such as {{'prefix': [0, 1]}} or None, got {options!r:.80}")
+    options = dict(options or {})
+    for key in options:
+        hint = did_you_mean(str(key), list(RESET_OPTIONS))
+        if hint and key not in RESET_OPTIONS:
+            raise ValueError(f"options of reset: unknown key {key!r}{hint}")
+    return options

@@ -50,15 +50,17 @@ class SequenceTree:
             raise ValueError(f"vocab_size must be at least 2 words, got {V}")
         if T < 1:
             raise ValueError(f"sequence_length must be at least 1, got {T}")
-        digits = T * math.log10(V)
+        digits = T * math.log10(V)  # 6 are always few enough, with EOS too
         if digits < 8:
             first_of_depth = [(V**t - 1) // (V - 1) if has_eos else 0 for t in range(T)]
             self.num_sequences = first_of_depth[-1] + V ** (T - 1) * (V + has_eos)
         if digits >= 8 or self.num_sequences > MAX_SEQUENCES:
+            smaller = {"sequence_length": int(6 / math.log10(V)), "vocab_size": int(10 ** (6 / T))}
+            possible = [f"{name}={size}" for name, size in smaller.items() if size >= 2]
             raise ValueError(
                 f"vocab_size={V}, sequence_length={T} make about 10^{digits:.1f} sequences, more than the "
-                f"{MAX_SEQUENCES:,} that can be enumerated; try sequence_length={max(1, int(6 / math.log10(V)))} or "
-                f"vocab_size={max(2, int(10 ** (6 / T)))}, or the task SeqGAN/Oracle-v0"
+                f"{MAX_SEQUENCES:,} that can be enumerated; try "
+                f"{' or '.join(possible) or 'vocab_size=10, sequence_length=6'}, or the task SeqGAN/Oracle-v0"
             )
         self.vocab_size, self.sequence_length, self.has_eos = V, T, has_eos
         self.num_actions = V + has_eos

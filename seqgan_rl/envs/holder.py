@@ -4,6 +4,7 @@ Letters: B prefixes, T tokens each, A actions.
 """
 
 import copy
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -16,13 +17,16 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqgan_rl.core.modules import gradients_allowed
 from seqgan_rl.discriminators import Adversary
 from seqgan_rl.envs.episodes import Episodes, StepResult
-from seqgan_rl.envs.options import EnvOptions, check_policy
+from seqgan_rl.envs.options import EnvOptions
+from seqgan_rl.envs.parts import check_policy, check_reward
 from seqgan_rl.models.decoding import RolloutPolicy
 from seqgan_rl.rewards import Reward
 from seqgan_rl.rewards.base import as_reward
 
+_IMPORTED_IN = os.getpid()
 Constraint = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 """Which actions may follow prefixes: from tokens (B, T) and lengths (B,) to bool (B, num_actions)."""
 Penalty = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
@@ -35,6 +39,8 @@ class TaskHolder:
     ``env_method``."""
 
     def __init__(self, options: EnvOptions, num_envs: int) -> None:
+        if os.getpid() != _IMPORTED_IN:  # forked: OpenMP's threads are not here, and waiting for them never ends
+            torch.set_num_threads(1)
         self.options, self.task = options, options.task()
         self.task.holders.add(self)
         self.episodes = Episodes(self.task, options.shaping_options, num_envs, options.device)
@@ -102,7 +108,9 @@ class TaskHolder:
     def set_reward(self, reward: Reward | Callable[[Tensor, Tensor], Tensor]) -> None:
         """Pay with this reward from the next step on; the object is kept, not copied. An episode in progress keeps
         the values it has been given: its rewards still sum to R under the new reward."""
-        self._reward = as_reward(reward)
+        reward = as_reward(reward)
+        check_reward(reward, self.task)
+        self._reward = reward
 
     def own_reward(self) -> Reward:
         """The reward in force, for whoever wants to train its discriminator: one that was made by name is shared by all
@@ -119,7 +127,8 @@ class TaskHolder:
 
     def set_rollout_policy(self, policy: RolloutPolicy) -> None:
         """Finish prefixes with this policy from the next step on; the object is kept, not copied."""
-        check_policy(policy, self.task.num_actions, has_eos=self.task.has_eos)
+        task = self.task
+        check_policy(policy, task.num_actions, has_eos=task.has_eos, sequence_length=task.sequence_length)
         device = getattr(policy, "device", self.episodes.device)
         if torch.device(device).type != self.episodes.device.type:
             raise ValueError(
@@ -198,9 +207,12 @@ class TaskHolder:
         self._finished.extend(finished)
         if self.adversary is not None:
             self.adversary.observe(finished)
-            if self.adversary.is_due:
-                self.adversary.retrain()
         return result
+
+    def _retrain_if_due(self) -> None:
+        """Last in a step: whatever stops it, the step is whole."""
+        if self.adversary is not None and self.adversary.is_due:
+            self.adversary.retrain()
 
     @property
     def is_online(self) -> bool:
@@ -222,21 +234,25 @@ class TaskHolder:
         self._finished.clear()
         return finished
 
-    def real_sequences(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Real training sequences of the task, int64 (N, T); InputError where it has none."""
-        real_BT: NDArray[np.int64] = self.task.real_sequences(rng).numpy()
+    def real_sequences(self, seed: int = 0) -> NDArray[np.int64]:
+        """Real training sequences of the task, int64 (N, T): the corpus's, or draws of the oracle from this seed.
+        InputError where it has neither."""
+        real_BT: NDArray[np.int64] = self.task.real_sequences(seed).cpu().numpy()
         return real_BT
 
     def _state(self) -> dict[str, Any]:
         """The part of a state that both kinds of environment have."""
-        adversary = None if self.adversary is None else copy.deepcopy(self.adversary.state_dict())
+        with gradients_allowed():  # a copy made in inference mode could not be trained on
+            adversary = None if self.adversary is None else copy.deepcopy(self.adversary.state_dict())
         return {**self.episodes.state_dict(), "adversary": adversary}
 
     def _load_state(self, state: dict[str, Any]) -> None:
         self.episodes.load_state_dict(state)
         if self.adversary is not None and state["adversary"] is not None:
-            self.adversary.load_state_dict(state["adversary"])
+            with gradients_allowed():
+                self.adversary.load_state_dict(copy.deepcopy(state["adversary"]))
 
     def _leave(self) -> None:
-        """Say that this environment is closed."""
-        self.options.release(self)
+        """Say that this environment is closed; one that was refused while it was made has nothing to leave."""
+        if hasattr(self, "options"):
+            self.options.release(self)

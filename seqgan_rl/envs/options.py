@@ -4,33 +4,36 @@ Every argument is JSON-able; live objects (a reward, a discriminator, a rollout 
 objects. Tasks are shared: environments made in one process with equal arguments hold one oracle, one discriminator.
 """
 
-import copy
+import os
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Any, ClassVar, Self, get_type_hints
 from weakref import WeakValueDictionary
+
+import numpy as np
 
 from seqgan_rl.core.config import typed
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.modules import check_device
 from seqgan_rl.core.registry import did_you_mean
-from seqgan_rl.core.streams import stream
-from seqgan_rl.discriminators import Discriminator, discriminators
-from seqgan_rl.envs.defaults import DefaultParts, builtin_corpus, corpus_parts, oracle_parts
+from seqgan_rl.discriminators import discriminators
+from seqgan_rl.envs.defaults import builtin_corpus, corpus_parts, oracle_parts
 from seqgan_rl.envs.episodes import ShapingOptions
 from seqgan_rl.envs.exact import ExactTask, SequenceTree, TableReward, grammar_reward, oracle_reward, table_reward
 from seqgan_rl.envs.observations import check_observation
+from seqgan_rl.envs.parts import NEEDS_NO_DISCRIMINATOR, Parts
 from seqgan_rl.envs.task import OnlineOptions, SequenceTask
-from seqgan_rl.models.decoding import RolloutPolicy, UniformPolicy
-from seqgan_rl.models.files import load_model
-from seqgan_rl.models.generator import generators
 from seqgan_rl.models.oracle import Oracle, check_task
-from seqgan_rl.rewards import Reward, rewards
-from seqgan_rl.rewards.base import RewardParts, as_reward
+from seqgan_rl.rewards import rewards
+from seqgan_rl.rewards.base import as_reward
 from seqgan_rl.sequences import Corpus
+from seqgan_rl.sequences.corpus import BUILTIN
 
 ADVERSARIES = ("frozen", "online")
-NEEDS_NO_DISCRIMINATOR = ("constant", "random", "oracle", "oracle_log_ratio", "task")
+MAY_BE_FILES = ("oracle", "corpus", "discriminator", "rollout_policy")
+HOMES = {"oracle": "SeqGAN/Oracle-v0", "oracle_log_ratio": "SeqGAN/Oracle-v0", "task": "SeqGAN/Exact-v0"}
+"""Named rewards that only one environment has what is needed for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,9 @@ class EnvOptions:
     adversary_minibatches: int = 10
     """Minibatches of a retraining, each 64 real and 64 finished sequences (online)."""
     device: str = "cpu"
-    """Where rollouts and scoring run."""
+    """Where rollouts and scoring run: "cpu", "cuda" or "cuda:1"."""
+
+    env_id: ClassVar[str] = "the environment"
 
     @classmethod
     def of(cls, arguments: dict[str, Any]) -> Self:
@@ -68,24 +73,47 @@ class EnvOptions:
         known = [field.name for field in fields(cls)]
         for name in arguments:
             if name not in known:
-                raise TypeError(f"unknown argument {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}")
+                raise TypeError(  # in Python's words: TorchRL's GymEnv looks for them and tries again without it
+                    f"{cls.env_id} got an unexpected keyword argument {name!r}{did_you_mean(name, known)}; "
+                    f"known are {', '.join(known)}"
+                )
         return cls(**arguments)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in fields(self):  # "12" is 12, as command lines write it
             object.__setattr__(self, field.name, typed(getattr(self, field.name), hints[field.name], field.name))
+        check_device(self.device)
         _ = self.shaping_options
         self._check_adversary()
         check_observation(self.observation)
         if isinstance(self.reward, str):
-            _ = rewards[self.reward] if self.reward != "task" else None
+            self._check_reward_name()
         else:
             as_reward(self.reward)
         try:
             hash(self)
         except TypeError as error:
             raise InputError(f"an argument is of a kind that no environment takes: {error}") from None
+
+    def _check_reward_name(self) -> None:
+        if HOMES.get(self.reward, self.env_id) != self.env_id:
+            known = [name for name in (*rewards, "task") if HOMES.get(name, self.env_id) == self.env_id]
+            raise InputError(
+                f"reward={self.reward!r} is only for {HOMES[self.reward]}; {self.env_id} takes {', '.join(known)}, "
+                "or a function of (tokens_BT, lengths_B)"
+            )
+        _ = rewards[self.reward] if self.reward != "task" else None
+
+    def _check_beside(self, source: str, **own: Any) -> None:
+        """InputError for an argument that asks for something else than a finished oracle or corpus has."""
+        for name, value in own.items():
+            given = getattr(self, name)
+            if given not in (getattr(type(self), name), value):
+                raise InputError(
+                    f"{name}={given!r} was given beside a finished {source}, whose {name} is {value!r}; "
+                    f"leave {name} out, or make the {source} with it"
+                )
 
     def _check_adversary(self) -> None:
         if self.adversary not in ADVERSARIES:
@@ -113,38 +141,85 @@ class EnvOptions:
         return self.adversary == "frozen" and self.reward not in ("random", "shuffled")
 
     @property
+    def is_reward_fitted(self) -> bool:
+        """Whether the reward has default parts, which may have to be fitted and are made when first needed."""
+        if not isinstance(self.reward, str):
+            return False
+        if self.reward in NEEDS_NO_DISCRIMINATOR:
+            return self.reward == "oracle_log_ratio"
+        return self.discriminator == "default" or self.discriminator in discriminators
+
+    @property
     def shaping_options(self) -> ShapingOptions:
         """The part that :class:`Episodes` needs."""
         return ShapingOptions(shaping=self.shaping, num_rollouts=self.num_rollouts, gamma=self.gamma)
 
+    @cached_property
+    def _stamps(self) -> tuple["Stamp", ...]:
+        """What the files that the arguments name were when the task was first asked for."""
+        return tuple(_stamp(getattr(self, name, None)) for name in MAY_BE_FILES)
+
     def task(self) -> SequenceTask:
-        """The task that these arguments describe; equal arguments give one shared task."""
+        """The task that these arguments describe; equal arguments, and files unchanged, give one shared task."""
+        key = (self, self._stamps)
         if self.adversary == "frozen":
-            return _shared_task(self)
-        task = _online_tasks.get(self)
+            return _shared_task(*key)
+        task = _online_tasks.get(key)
         if task is None:
-            task = _online_tasks[self] = self._build()
+            task = self._checked_task()
             _ = task.adversary  # its errors belong here
+            _online_tasks[key] = task
         return task
 
     def release(self, holder: object) -> None:
         """Say that an environment is closed: the next online task with these arguments starts anew after the last."""
-        task = _online_tasks.get(self)
+        task = _online_tasks.get((self, self._stamps))
         if task is not None:
             task.holders.discard(holder)
             if not task.holders:
-                del _online_tasks[self]
+                del _online_tasks[self, self._stamps]
+
+    def _checked_task(self) -> SequenceTask:
+        """A new task, with those of its parts that need no fitting: what is wrong with them belongs to ``gym.make``."""
+        task = self._build()
+        if self.rollout_policy != "default":
+            _ = task.rollout_policy
+        if not self.is_reward_fitted:
+            _ = task.reward
+        return task
+
+    def _parts(self, **task: Any) -> Parts:
+        """What makes the reward and the rollout policy of a task."""
+        return Parts(
+            reward_choice=self.reward,
+            discriminator_choice=self.discriminator,
+            policy_choice=self.rollout_policy,
+            device=self.device,
+            is_online=self.adversary == "online",
+            **task,
+        )
 
     def _build(self) -> SequenceTask:
         raise NotImplementedError(f"{type(self).__name__} describes no task")
 
 
-_online_tasks: WeakValueDictionary[EnvOptions, SequenceTask] = WeakValueDictionary()
+Stamp = tuple[tuple[str, int, int], ...] | None
+_online_tasks: WeakValueDictionary[tuple[EnvOptions, tuple[Stamp, ...]], SequenceTask] = WeakValueDictionary()
 
 
 @lru_cache(maxsize=32)
-def _shared_task(options: EnvOptions) -> SequenceTask:
-    return options._build()
+def _shared_task(options: EnvOptions, stamps: tuple[Stamp, ...]) -> SequenceTask:
+    return options._checked_task()
+
+
+def _stamp(source: Any) -> Stamp:
+    """Paths, times of change and sizes of the file, or of the files of the folder, that an argument names, if any."""
+    try:
+        path = Path(source).absolute()
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return tuple((str(file), status.st_mtime_ns, status.st_size) for file in files for status in [file.stat()])
+    except (TypeError, ValueError, OSError):  # no path, or nothing there: whoever reads it says so
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +233,22 @@ class OracleOptions(EnvOptions):
     oracle: Any = 0
     """A seed, an .npz file of the published oracle's form, or an :class:`Oracle`."""
 
+    env_id: ClassVar[str] = "SeqGAN/Oracle-v0"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.oracle, bool) or not isinstance(self.oracle, int | np.integer | str | Path | Oracle):
+            raise InputError(f"oracle must be a seed (an integer), an .npz file or an Oracle, got {self.oracle!r:.80}")
+
     def _build(self) -> SequenceTask:
-        oracle = _oracle(self.oracle, self.vocab_size, self.sequence_length)
-        parts = _Parts(
-            self, lambda: oracle_parts(oracle), oracle.vocab_size, oracle.sequence_length, oracle, has_eos=False
+        oracle = _oracle(self.oracle, self.vocab_size, self.sequence_length, _stamp(self.oracle))
+        self._check_beside("oracle", vocab_size=oracle.vocab_size, sequence_length=oracle.sequence_length)
+        parts = self._parts(
+            fit=lambda: oracle_parts(oracle),
+            oracle=oracle,
+            num_actions=oracle.vocab_size,
+            sequence_length=oracle.sequence_length,
+            has_eos=False,
         )
         return SequenceTask(
             vocab_size=oracle.vocab_size,
@@ -194,15 +281,23 @@ class CorpusOptions(EnvOptions):
     sample_unk: bool = False
     """Whether the action mask allows UNK."""
 
+    env_id: ClassVar[str] = "SeqGAN/Corpus-v0"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.corpus, str | os.PathLike | Corpus):
+            raise InputError(
+                f"corpus must be a text file, a built-in corpus ({', '.join(BUILTIN)}) or a Corpus, "
+                f"got {self.corpus!r:.80}"
+            )
+
     def _build(self) -> SequenceTask:
         corpus = self._corpus()
         vocabulary = corpus.vocabulary
-        parts = _Parts(
-            self,
-            lambda: corpus_parts(corpus),
-            vocabulary.num_actions,
-            corpus.sequence_length,
-            None,
+        parts = self._parts(
+            fit=lambda: corpus_parts(corpus),
+            num_actions=vocabulary.num_actions,
+            sequence_length=corpus.sequence_length,
             has_eos=vocabulary.has_eos,
         )
         return SequenceTask(
@@ -220,6 +315,15 @@ class CorpusOptions(EnvOptions):
 
     def _corpus(self) -> Corpus:
         if isinstance(self.corpus, Corpus):
+            vocabulary = self.corpus.vocabulary
+            self._check_beside(
+                "corpus",
+                level=vocabulary.level,
+                sequence_length=self.corpus.sequence_length,
+                drop_longer=False,
+                min_count=None,
+                max_vocab=vocabulary.vocab_size,
+            )
             return self.corpus
         if self.corpus == "proverbs":
             return builtin_corpus(self.sequence_length, self.level, self.min_count, self.max_vocab)
@@ -228,7 +332,7 @@ class CorpusOptions(EnvOptions):
             level=self.level,  # type: ignore[arg-type]
             sequence_length=self.sequence_length,
             drop_longer=self.drop_longer,
-            min_count=self.min_count or 1,
+            min_count=1 if self.min_count is None else self.min_count,
             max_vocab=self.max_vocab,
         )
 
@@ -251,6 +355,8 @@ class ExactOptions(EnvOptions):
     seed: int = 0
     """Seed of the task."""
 
+    env_id: ClassVar[str] = "SeqGAN/Exact-v0"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.task_name not in ("table", "oracle", "grammar"):
@@ -258,6 +364,13 @@ class ExactOptions(EnvOptions):
         check_task(self.vocab_size, self.sequence_length)
         if self.task_name == "oracle" and self.variable_length:
             raise InputError('task_name="oracle" has fixed length; use "table" or "grammar" with variable_length=True')
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, got {self.seed}")
+        if self.rollout_policy == "default" or self.is_reward_fitted:
+            raise InputError(
+                "SeqGAN/Exact-v0 has no default generator and discriminator; use reward='task' and "
+                "rollout_policy='uniform', or pass objects of your own"
+            )
 
     def exact_task(self) -> ExactTask:
         """The enumerated task: optimum, exact Q and regret of any policy."""
@@ -265,15 +378,11 @@ class ExactOptions(EnvOptions):
 
     def _build(self) -> SequenceTask:
         exact = self.exact_task()
-
-        def no_default_parts() -> DefaultParts:
-            raise InputError(
-                "SeqGAN/Exact-v0 has no default generator and discriminator; use reward='task' and "
-                "rollout_policy='uniform', or pass objects of your own"
-            )
-
-        num_actions = self.vocab_size + self.variable_length
-        parts = _Parts(self, no_default_parts, num_actions, self.sequence_length, None, has_eos=self.variable_length)
+        parts = self._parts(
+            num_actions=self.vocab_size + self.variable_length,
+            sequence_length=self.sequence_length,
+            has_eos=self.variable_length,
+        )
         return SequenceTask(
             vocab_size=self.vocab_size,
             sequence_length=self.sequence_length,
@@ -285,98 +394,8 @@ class ExactOptions(EnvOptions):
         )
 
 
-class _Parts:
-    """Turns the names in some options into a reward and a rollout policy; fits the default parts only when needed."""
-
-    def __init__(
-        self,
-        options: EnvOptions,
-        fit: Any,
-        num_actions: int,
-        sequence_length: int,
-        oracle: Oracle | None,
-        *,
-        has_eos: bool,
-    ) -> None:
-        self.options, self.fit, self.oracle, self.has_eos = options, fit, oracle, has_eos
-        self.num_actions, self.sequence_length = num_actions, sequence_length
-
-    def rollout_policy(self) -> RolloutPolicy:
-        """The policy that finishes prefixes; checked to fit the task."""
-        chosen = self.options.rollout_policy
-        policy: RolloutPolicy
-        if chosen == "default":
-            policy = self.fit().generator.to(self.options.device)
-        elif chosen == "uniform":
-            policy = UniformPolicy(self.num_actions, self.has_eos)
-        elif isinstance(chosen, str | Path):
-            policy = load_model(chosen, generators).to(self.options.device)
-        else:
-            policy = chosen
-        check_policy(policy, self.num_actions, has_eos=self.has_eos)
-        return policy
-
-    def discriminator(self) -> Discriminator:
-        """The discriminator named or given; checked to fit the task."""
-        chosen = self.options.discriminator
-        if chosen == "default" or chosen in discriminators:
-            discriminator = self.fit().discriminator("small_cnn" if chosen == "default" else chosen)
-        elif isinstance(chosen, str | Path):
-            discriminator = load_model(chosen, discriminators)
-        else:
-            return _checked_discriminator(chosen, self.num_actions, self.sequence_length)
-        _checked_discriminator(discriminator, self.num_actions, self.sequence_length)
-        if self.options.adversary == "online":  # the shared one stays as it is
-            discriminator = copy.deepcopy(discriminator)
-        return discriminator.to(self.options.device)
-
-    def reward(self) -> Reward:
-        """The reward named or given, with the parts it needs."""
-        chosen = self.options.reward
-        if not isinstance(chosen, str):
-            return as_reward(chosen)
-        needs_discriminator = chosen not in NEEDS_NO_DISCRIMINATOR
-        generator = self.fit().generator if chosen == "oracle_log_ratio" else None
-        return rewards[chosen](
-            RewardParts(
-                discriminator=self.discriminator() if needs_discriminator else None,
-                oracle=self.oracle,
-                generator=generator,
-                rng=stream(0, "reward"),
-            )
-        )
-
-
-def check_policy(policy: Any, num_actions: int, *, has_eos: bool) -> None:
-    """ValueError unless a rollout policy has ``step`` and the task's number of actions and end rule."""
-    if not hasattr(policy, "step") or not hasattr(policy, "initial_state"):
-        raise ValueError(
-            f"a rollout policy needs initial_state(batch_size) and step(tokens, state), got {type(policy).__name__}"
-        )
-    if policy.num_actions != num_actions:
-        raise ValueError(f"rollout policy has {policy.num_actions} actions, the task has {num_actions}")
-    eos_id = num_actions - 1 if has_eos else None
-    if policy.eos_id != eos_id:
-        raise ValueError(
-            f"rollout policy ends sequences by {policy.eos_id}, the task by {eos_id}; make it with has_eos={has_eos} "
-            f"(of a GeneratorPolicy: policy_kwargs={{'has_eos': {has_eos}}})"
-        )
-
-
-def _checked_discriminator(discriminator: Any, num_actions: int, sequence_length: int) -> Discriminator:
-    if not isinstance(discriminator, Discriminator):
-        raise ValueError(f"discriminator must be a Discriminator, got {type(discriminator).__name__}")
-    got, want = (discriminator.num_actions, discriminator.sequence_length), (num_actions, sequence_length)
-    if got != want:
-        raise ValueError(
-            f"discriminator of another task: it reads {got[0]} actions and {got[1]} tokens, the task has {want[0]} and "
-            f"{want[1]}; train one for this vocabulary and length"
-        )
-    return discriminator
-
-
 @lru_cache(maxsize=8)
-def _oracle(source: int | str | Oracle, vocab_size: int, sequence_length: int) -> Oracle:
+def _oracle(source: int | str | Oracle, vocab_size: int, sequence_length: int, stamp: Stamp = None) -> Oracle:
     if isinstance(source, Oracle):
         return source
     if isinstance(source, str | Path):

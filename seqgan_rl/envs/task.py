@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +58,11 @@ class SequenceTask:
     name: str = field(default="")
     holders: WeakSet[Any] = field(default_factory=WeakSet, repr=False)
     """Environments that play it and are not closed."""
+    _draws: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of a task is not played by the environments that play this one."""
+        return {**self.__dict__, "holders": WeakSet()}
 
     @property
     def num_actions(self) -> int:
@@ -101,20 +105,23 @@ class SequenceTask:
             )
         config = DiscriminatorConfig(minibatches_per_round=self.online.minibatches)
         with gradients_allowed():
-            real_BT = self.real_sequences(stream(0, "real"))
+            real_BT = self.real_sequences(0)
         trainer = DiscriminatorTrainer(discriminator, real_BT, config, stream(0, "discriminator"))
         return Adversary(trainer, every=self.online.every, rng=stream(0, "adversary"))
 
-    def real_sequences(self, rng: np.random.Generator) -> Tensor:
-        """Real training sequences, int64 (N, T): the corpus's, or draws of the oracle. InputError if neither is."""
+    def real_sequences(self, seed: int) -> Tensor:
+        """Real training sequences, int64 (N, T): the corpus's, or draws of the oracle from this seed. InputError if
+        there is neither."""
         if self.corpus is not None:
             return torch.tensor(self.corpus.train.tokens_NT)
-        if self.oracle is not None:
-            return self.oracle.sample(REAL_SEQUENCES, rng)
-        raise InputError(
-            "the environment has neither a corpus nor an oracle to take real sequences from; "
-            "use SeqGAN/Oracle-v0 or SeqGAN/Corpus-v0, or give them to AdversarialCallback as `real`"
-        )
+        if self.oracle is None:
+            raise InputError(
+                "the environment has neither a corpus nor an oracle to take real sequences from; "
+                "use SeqGAN/Oracle-v0 or SeqGAN/Corpus-v0, or give them to AdversarialCallback as `real`"
+            )
+        if seed not in self._draws:
+            self._draws[seed] = self.oracle.sample(REAL_SEQUENCES, stream(seed, "real"))
+        return self._draws[seed]
 
     @cached_property
     def rollout_options(self) -> SamplingOptions:

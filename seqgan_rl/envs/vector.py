@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from seqgan_rl.envs.environment import METADATA, as_raster, as_text
+from seqgan_rl.envs.episodes import check_state, checked_options
 from seqgan_rl.envs.holder import TaskHolder
 from seqgan_rl.envs.observations import encode, observation_space, pick_row
 from seqgan_rl.envs.options import CorpusOptions, EnvOptions, ExactOptions, OracleOptions
@@ -43,13 +44,12 @@ class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
         render_mode: str | None = None,
         **options: Any,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps}")
+        _check_count("num_envs", num_envs)
+        if max_episode_steps is not None:
+            _check_count("max_episode_steps", max_episode_steps)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
         TaskHolder.__init__(self, self.options_class.of(options), num_envs)
         self.num_envs, self.render_mode, self.max_episode_steps = num_envs, render_mode, max_episode_steps
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self.single_action_space = gym.spaces.Discrete(self.task.num_actions)
         self.single_observation_space = observation_space(self.options.observation, self.task)
@@ -67,8 +67,8 @@ class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Start new sequences; ``seed`` int seeds sub-environment i with seed + i. ``options["reset_mask"]`` (bool,
         (B,)) restarts only some; ``options["prefix"]`` gives prompts."""
-        options = dict(options or {})
-        rows = self._rows_to_reset(options.pop("reset_mask", None))
+        options = checked_options(options)
+        rows = self._rows_to_reset(options.get("reset_mask"))
         seeds: Sequence[int | None]
         if seed is None or isinstance(seed, int | np.integer):
             seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
@@ -77,9 +77,9 @@ class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed must be an int or {self.num_envs} of them, got {len(seeds)}")
         prefixes = self._prefixes(options.get("prefix"))
-        for row in rows:
-            if seeds[row] is not None:
-                self._rngs[row] = gym.utils.seeding.np_random(seeds[row])[0]
+        seeded = {row: gym.utils.seeding.np_random(seeds[row])[0] for row in rows if seeds[row] is not None}
+        for row in rows:  # from here on things change
+            self._rngs[row] = seeded.get(row, self._rngs[row])
             self._begin(row, prefixes[row])
         self._needs_reset_B[rows] = False
         self._held_B[rows] = False
@@ -120,6 +120,7 @@ class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
             for row, info in endings.items():
                 infos = self._add_info(infos, info, row)
             self._needs_reset_B = ended_B.copy()
+        self._retrain_if_due()
         return self._observations(), result.reward_B, terminated_B, truncated_B, infos
 
     def release(self) -> None:
@@ -152,6 +153,7 @@ class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
+        check_state(state, self.state_dict())
         self._load_state(state)
         self._needs_reset_B[:], self._held_B[:] = state["needs_reset"], state["held"]
         for rng, rng_state in zip(self._rngs, state["rngs"], strict=True):
@@ -190,7 +192,8 @@ class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
         """One prompt per sub-environment; None where it shall choose its own."""
         if prefix is None:
             return [None] * self.num_envs
-        is_many = len(prefix) > 0 and all(isinstance(part, Sequence | np.ndarray) for part in prefix)
+        is_list = isinstance(prefix, Sequence) or (isinstance(prefix, np.ndarray) and prefix.ndim > 0)
+        is_many = is_list and len(prefix) > 0 and all(isinstance(part, Sequence | np.ndarray) for part in prefix)
         if not is_many:
             return [self.episodes.check_prefix(prefix)] * self.num_envs
         if len(prefix) != self.num_envs:
@@ -206,6 +209,20 @@ class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
         has_info_B = np.zeros(self.num_envs, dtype=np.bool_)
         has_info_B[rows] = True
         return {"action_mask": self.masks().astype(np.int8) * has_info_B[:, None], "_action_mask": has_info_B}
+
+
+def _check_count(name: str, count: Any) -> None:
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
+
+
+def _autoreset_mode(mode: Any) -> AutoresetMode:
+    """A mode by its name or value, in whatever case."""
+    for known in AutoresetMode:
+        if mode is known or str(mode).lower() in (known.name.lower(), known.value.lower()):
+            return known
+    names = ", ".join(known.name for known in AutoresetMode)
+    raise ValueError(f"autoreset_mode must be one of {names}, got {mode!r}")
 
 
 class OracleVectorEnv(SequenceVectorEnv):

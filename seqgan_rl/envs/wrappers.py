@@ -113,7 +113,7 @@ class NGramConstraint(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, n=n, sequences_NT=sequences_NT)
         super().__init__(env)
         if sequences_NT is None:
-            sequences_NT = inner.real_sequences(np.random.default_rng(0))
+            sequences_NT = inner.real_sequences()
         inner.set_constraint(all_of(inner.constraint, known_ngrams(sequences_NT, n, inner.task.num_actions)))
 
 
@@ -136,11 +136,14 @@ class KLPenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         reference: RolloutPolicy,
         policy: RolloutPolicy | None = None,
         beta: float = 0.1,
+        options: SamplingOptions = PLAIN,
     ) -> None:
         inner = _sequence_env(env)
-        RecordConstructorArgs.__init__(self, _disable_deepcopy=True, reference=reference, policy=policy, beta=beta)
+        RecordConstructorArgs.__init__(
+            self, _disable_deepcopy=True, reference=reference, policy=policy, beta=beta, options=options
+        )
         super().__init__(env)
-        inner.set_penalty(KLToReference(reference, policy, beta, inner.task.rollout_options))
+        inner.set_penalty(KLToReference(reference, policy, beta, options))
 
 
 def all_of(*constraints: Constraint | None) -> Constraint:
@@ -204,10 +207,11 @@ class KLToReference:
         policy: π, the live agent: its generator, or ``ModelPolicy(model)``. None leaves log π out: the cross-entropy
             with the reference, which with an entropy bonus of beta in the agent is the same objective.
         beta: its weight, in reward per nat.
-        options: what neither may draw (``env.unwrapped.task.rollout_options``).
+        options: how both distributions are reshaped; for an agent that obeys the action mask
+            ``env.unwrapped.task.rollout_options``, since it never plays what is forbidden.
 
-    Calling it takes prefixes (B, T), lengths (B,) and actions (B,) and returns float64 (B,). An action that the
-    reference rules out costs infinity.
+    Calling it takes prefixes (B, T), lengths (B,) and actions (B,) and returns float64 (B,); ValueError for an action
+    that the options rule out.
     """
 
     def __init__(
@@ -225,6 +229,12 @@ class KLToReference:
         self, tokens_BT: NDArray[np.int64], lengths_B: NDArray[np.int64], actions_B: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """See the class."""
+        is_forbidden_B = np.isin(actions_B, self.options.forbidden)
+        if is_forbidden_B.any():
+            raise ValueError(
+                f"action {actions_B[is_forbidden_B][0]} was played, which the options of this penalty forbid; use an "
+                "agent that obeys the action mask, or a penalty without options"
+            )
         difference_B = -self._log_prob(self.reference, tokens_BT, lengths_B, actions_B)
         if self.policy is not None:
             difference_B += self._log_prob(self.policy, tokens_BT, lengths_B, actions_B)

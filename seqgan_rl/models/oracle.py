@@ -98,6 +98,16 @@ class Oracle:
         """T."""
         return self.generator.sequence_length
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.generator.device
+
+    def to(self, device: torch.device | str) -> "Oracle":
+        """Move the weights, as ``nn.Module.to`` does."""
+        self.generator.to(device)
+        return self
+
     def sample(self, n: int, rng: np.random.Generator) -> Tensor:
         """``n`` sequences of the data distribution, int64, (n, T)."""
         return self.generator.sample(n, rng=rng)

@@ -74,10 +74,18 @@ class FunctionReward(Reward):
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """See :meth:`Reward.score`."""
+        B = len(tokens_BT)
         with torch.no_grad():
-            reward_B = torch.as_tensor(self.function(tokens_BT, lengths_B), device=tokens_BT.device).float()
-        if reward_B.shape != (len(tokens_BT),):
-            raise ValueError(f"a reward must return shape ({len(tokens_BT)},), one number a row; got {reward_B.shape}")
+            answer = self.function(tokens_BT, lengths_B)
+        try:
+            reward_B = torch.as_tensor(answer, device=tokens_BT.device).detach().float()
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"a reward must return shape ({B},), one number a row; got {answer!r:.80}") from None
+        if reward_B.shape != (B,):
+            raise ValueError(f"a reward must return shape ({B},), one number a row; got shape {tuple(reward_B.shape)}")
+        if not reward_B.isfinite().all():
+            row = int((~reward_B.isfinite()).nonzero()[0])
+            raise ValueError(f"a reward must return finite numbers; got {float(reward_B[row])} in row {row}")
         return reward_B
 
 

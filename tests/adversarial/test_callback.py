@@ -266,6 +266,78 @@ def test_prompts_and_constraints_are_part_of_what_the_discriminator_sees(fakes: 
     assert bool((torch.cat(fakes)[:, :2] == 2).all())
 
 
+def test_what_seqgan_did_not_play_to_its_end_is_not_preferred(fakes: list[Tensor]) -> None:
+    """Single environments play on after an early end, and more short than long ones would be gathered: every batch that
+    D sees is made of the sequences of whole batches of the agent."""
+    env = make_vec_env("SeqGAN/Exact-v0", 4, env_kwargs=SINGLE | {"shaping": "none"})
+    env.env_method("set_prompts", [[2]])
+    model = SeqGAN(GeneratorPolicy, env, seed=0, device="cpu", policy_kwargs=GENERATOR, learning_rate=0.0)
+    adversary = AdversarialCallback(REAL_BT, CONFIG, gathered=10_000)
+    played: list[Tensor] = []
+
+    class Batches(BaseCallback):
+        def _on_rollout_end(self) -> None:
+            played.append(self.model.batch.tokens_BT.clone())  # type: ignore[attr-defined]
+
+        def _on_step(self) -> bool:
+            return True
+
+    model.learn(400, callback=[adversary, Batches()])
+    assert adversary.adversary is not None
+    assert np.array_equal(np.array(adversary.adversary.sequences), torch.cat(played).numpy())
+
+
+def test_a_callback_goes_on_with_its_discriminator_in_another_environment() -> None:
+    options: dict[str, Any] = {"vocab_size": 12, "sequence_length": 5, "num_rollouts": 2, "shaping": "deferred"}
+    model = SeqGAN(GeneratorPolicy, make_sb3_env("SeqGAN/Oracle-v0", 8, **options), seed=0, device="cpu")
+    adversary = AdversarialCallback(config=CONFIG)
+    model.learn(100, callback=adversary)
+    assert adversary.trainer is not None
+    before = adversary.retrainings
+    model.set_env(make_sb3_env("SeqGAN/Oracle-v0", 8, **options))
+    model.learn(100, callback=adversary)
+    paying = model.get_env().get_attr("reward")[0].discriminator
+    assert paying is adversary.trainer.discriminator
+    assert adversary.retrainings > before
+
+
+def test_another_agent_with_the_same_callback_gets_its_own_rollout_policy() -> None:
+    adversary = AdversarialCallback(REAL_BT, CONFIG, rollout_update_rate=0.5)
+    seqgan().learn(60, callback=adversary)
+    other = seqgan()
+    with torch.no_grad():
+        other.policy.generator.output_bias.add_(1.0)
+    old = adversary.rollout_policy
+    other._setup_learn(10, adversary)
+    assert adversary.rollout_policy is not old
+    assert adversary.rollout_policy is not None
+    assert are_equal(weights_of(adversary.rollout_policy), weights_of(other.policy.generator))
+
+
+def test_what_an_evaluation_has_played_in_between_is_not_taken() -> None:
+    env = make_env(4)
+    model = A2C("MlpPolicy", env, n_steps=8, gamma=1.0, seed=0, device="cpu")
+    adversary = AdversarialCallback(REAL_BT, CONFIG, every=10_000)
+    model.learn(64, callback=adversary)
+    seen = adversary.unseen
+    env.env_method("collect_finished", 100)  # as an interrupted learn() leaves it
+    env.reset()
+    for _ in range(30):
+        env.step(np.zeros(4, dtype=np.int64))
+    adversary.init_callback(model)
+    adversary._gather()
+    assert adversary.unseen == seen
+
+
+def test_the_discriminator_that_all_share_is_not_trained_through_a_trainer() -> None:
+    options: dict[str, Any] = {"vocab_size": 12, "sequence_length": 5, "shaping": "none"}
+    env = make_sb3_env("SeqGAN/Oracle-v0", 4, **options)
+    shared = env.get_attr("reward")[0].discriminator
+    trainer = DiscriminatorTrainer(shared, torch.zeros(4, 5, dtype=torch.int64), CONFIG, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="or other environments share it"):
+        A2C("MlpPolicy", env, gamma=1.0, device="cpu").learn(10, callback=AdversarialCallback(trainer=trainer))
+
+
 def test_an_environment_that_trains_its_own_discriminator_is_refused() -> None:
     env = make_sb3_env("SeqGAN/Oracle-v0", 2, vocab_size=6, sequence_length=4, adversary="online")
     with pytest.raises(ValueError, match='adversary="frozen", or learn without AdversarialCallback'):
@@ -275,7 +347,7 @@ def test_an_environment_that_trains_its_own_discriminator_is_refused() -> None:
 
 def test_a_trainer_of_another_discriminator_is_refused() -> None:
     trainer = DiscriminatorTrainer(new_discriminator(1), REAL_BT, CONFIG, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="not the one that pays; make the environment with discriminator=trainer"):
+    with pytest.raises(ValueError, match="not the one that pays, or other environments share it; make the env"):
         seqgan().learn(10, callback=AdversarialCallback(trainer=trainer))
 
 

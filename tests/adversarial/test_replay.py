@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.wrappers import FlattenObservation, TimeLimit
+from gymnasium.wrappers import FlattenObservation, TimeLimit, TransformReward
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
@@ -174,6 +174,9 @@ def test_what_cannot_be_paid_anew_is_refused_with_the_fix() -> None:
         DQN("MlpPolicy", VecNormalize(make_env(), norm_obs=False), buffer_size=50, gamma=1.0).learn(
             5, callback=AdversarialCallback(REAL_BT)
         )
+    scaled = make_wrapped(lambda env: TransformReward(env, lambda reward: 100 * float(reward)), shaping="none")
+    with pytest.raises(ValueError, match="a wrapper changes the rewards of this environment"):
+        DQN("MlpPolicy", scaled, buffer_size=50, gamma=1.0).learn(5, callback=AdversarialCallback(REAL_BT))
     env = make_env()
     env.env_method("set_penalty", lambda tokens_BT, lengths_B, actions_B: np.ones(len(actions_B)))
     with pytest.raises(ValueError, match="use an on-policy agent, or env"):

@@ -642,7 +642,7 @@ def test_parts_of_ones_own_train_resume_and_sample(tiny, tmp_path, monkeypatch, 
         ({"network": {"widths": [3]}}, "widths and filters"),
         ({"generator": {"init_std": -1}}, "std"),
         ({"agent": {"num_rollouts": 10**13}}, "memory"),
-        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"device": "gpu"}, "device must be 'cpu' or a CUDA device"),
         ({"device": "cuda:99"}, "CUDA"),
     ],
 )

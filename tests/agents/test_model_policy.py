@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from seqgan_rl import GeneratorPolicy, make_sb3_env
 from seqgan_rl.agents.model_policy import ModelPolicy
 from seqgan_rl.envs.observations import OBSERVATIONS
-from seqgan_rl.envs.options import check_policy
+from seqgan_rl.envs.parts import check_policy
 from seqgan_rl.models.decoding import concatenate, select
 
 torch.set_num_threads(1)
@@ -228,4 +228,12 @@ def test_masks_that_follow_a_rule_are_refused() -> None:
     model = make_model("MaskablePPO")
     model.get_env().env_method("set_constraint", never_twice)
     with pytest.raises(ValueError, match="follow a rule on the prefix"):
+        ModelPolicy(model)
+
+
+def test_a_recurrent_model_with_prompts_is_refused() -> None:
+    """In play it begins to remember after the prompt; a rollout reads the prompt token by token."""
+    model = make_model("RecurrentPPO")
+    model.get_env().env_method("set_prompts", [[0]])
+    with pytest.raises(ValueError, match="begins to remember after the prompt"):
         ModelPolicy(model)

@@ -317,7 +317,7 @@ def test_a_truncated_sequence_is_refused() -> None:
 
 def test_a_reward_that_is_no_number_stops_before_the_weights_are_spoilt() -> None:
     env = vec_env("adapter", 4, shaping="none", **SMALL)
-    env.env_method("set_reward", lambda tokens_BT, lengths_B: torch.full((len(tokens_BT),), float("nan")))
+    env.env_method("set_reward", ConstantReward(float("nan")))
     agent = make_agent(env)
     before = copy.deepcopy(agent.policy.state_dict())
     with pytest.raises(FloatingPointError, match="the policy gradient is not finite"):
@@ -417,3 +417,16 @@ def test_with_a_perfect_reward_it_moves_below_the_temperature_curve() -> None:
     assert gap.value < -0.15
     assert gap.value < -5 * gap.standard_error
     assert scores.entropy > 1.0  # before the collapse that a longer run meets
+
+
+def test_a_penalty_that_rollouts_do_not_hold_is_refused_with_the_fix() -> None:
+    """Action values would leave it out; without rollouts it is in the reward-to-go."""
+    for shaping, is_refused in (("deferred", True), ("rollout", True), ("none", False)):
+        env = make_sb3_env("SeqGAN/Exact-v0", 4, vocab_size=3, sequence_length=3, shaping=shaping, num_rollouts=2)
+        model = SeqGAN("GeneratorPolicy", env, seed=0, device="cpu")
+        env.env_method("set_penalty", lambda tokens_BT, lengths_B, actions_B: np.ones(len(actions_B)))
+        if is_refused:
+            with pytest.raises(ValueError, match="do not hold the environment's penalty; use kl_coef"):
+                model.learn(12)
+        else:
+            model.learn(12)

@@ -3,6 +3,10 @@
 import copy
 import gc
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +18,7 @@ from torch import Tensor
 
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.discriminators import DiscriminatorTrainer
+from seqgan_rl.envs import defaults
 
 torch.set_num_threads(1)
 
@@ -197,6 +202,68 @@ def test_a_state_holds_the_discriminator(form: str) -> None:
     assert play(other, 30, np.random.default_rng(1)) == first
     assert torch.equal(weights, weights_of(discriminator_of(other)))
     other.close()
+
+
+def test_a_state_loaded_without_gradients_can_be_trained_on() -> None:
+    env = make("single")
+    play(env, 12, np.random.default_rng(0))
+    with torch.inference_mode():
+        state = env.unwrapped.state_dict()
+        env.unwrapped.load_state_dict(state)
+    play(env, 24, np.random.default_rng(1))
+    assert env.unwrapped.adversary.retrainings == 3
+    env.close()
+
+
+def test_the_first_use_may_be_without_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Default parts are fitted, or loaded from the cache, by agents that play under no_grad or inference_mode."""
+    monkeypatch.setenv("SEQGAN_RL_CACHE", str(tmp_path))
+    for size, context in ((9, torch.no_grad), (10, torch.inference_mode)):
+        for _ in ("fitted", "loaded"):
+            monkeypatch.setattr(defaults, "_PARTS", {})
+            with context():
+                env = make("native", vocab_size=size)
+                play(env, 12, np.random.default_rng(0))
+            play(env, 12, np.random.default_rng(0))
+            assert env.unwrapped.adversary.retrainings == 2
+            env.close()
+
+
+def test_what_stops_a_retraining_leaves_the_step_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Ctrl-C does: the sequence has ended, the discriminator scores in evaluation mode, and all goes on."""
+    for form in ("single", "native"):
+        env = make(form)
+
+        def stop(*arguments: Any) -> Any:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DiscriminatorTrainer, "_update", stop)
+            with pytest.raises(KeyboardInterrupt):
+                play(env, 40, np.random.default_rng(0))
+        assert not discriminator_of(env).training
+        if form == "single":
+            with pytest.raises(RuntimeError, match="the sequence has ended"):
+                env.unwrapped.step(0)
+        play(env, 24, np.random.default_rng(0))
+        assert env.unwrapped.adversary.retrainings >= 2
+        env.close()
+
+
+def test_forked_workers_do_not_wait_for_threads_that_are_not_there(tmp_path: Path) -> None:
+    """AsyncVectorEnv forks; OpenMP's pool of the parent does not come along, and a parallel loop would never end."""
+    script = """
+import sys, gymnasium as gym, numpy as np, torch
+torch.set_num_threads(2)
+x = torch.rand(1500, 1500); (x @ x).exp().sum()
+envs = gym.make_vec("seqgan_rl:SeqGAN/Oracle-v0", num_envs=2, vectorization_mode="async", vocab_size=2000,
+                    sequence_length=4, num_rollouts=16, reward="oracle", rollout_policy="uniform", shaping="deferred")
+envs.reset(seed=0)
+for _ in range(10):
+    envs.step(np.zeros(2, dtype=np.int64))
+envs.close()
+"""
+    subprocess.run([sys.executable, "-c", script], timeout=120, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
 
 
 def test_a_live_discriminator_is_trained_itself() -> None:

@@ -318,8 +318,8 @@ def test_render_gives_one_frame_a_row() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
-        ({"max_episode_steps": 0}, "max_episode_steps must be at least 1 or None, got 0"),
+        ({"num_envs": 0}, "num_envs must be an integer of at least 1, got 0"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be an integer of at least 1, got 0"),
         ({"shaping": "deferd"}, "did you mean 'deferred'"),
         ({"autoreset_mode": "sometimes"}, "sometimes"),
     ],

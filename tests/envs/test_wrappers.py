@@ -303,6 +303,21 @@ def test_the_penalty_reads_any_policy_and_follows_a_live_one() -> None:
         KLToReference(reference, beta=-1)
 
 
+def test_an_agent_that_ignores_the_mask_is_charged_a_number(small_text: str) -> None:
+    """UNK has a probability under both; options say that the agent never plays it, and then it must not."""
+    env: Any = gym.make("SeqGAN/Corpus-v0", corpus=small_text, min_count=2, shaping="none")
+    inner = env.unwrapped
+    unk, reference = inner.task.forbidden[0], inner.rollout_policy
+    wrapped = KLPenalty(env, reference, reference)
+    wrapped.reset(seed=0)
+    assert wrapped.step(unk)[1] == pytest.approx(0)
+    strict = KLPenalty(env, reference, options=inner.task.rollout_options)
+    strict.reset(seed=0)
+    assert np.isfinite(float(strict.step(0)[1]))
+    with pytest.raises(ValueError, match=f"action {unk} was played, which the options of this penalty forbid"):
+        strict.step(unk)
+
+
 def test_a_ppo_agent_with_the_penalty_stays_near_the_reference() -> None:
     """On the native adapter: with a large beta the policy goes to the reference, whatever the reward says."""
     from seqgan_rl import GeneratorPolicy
