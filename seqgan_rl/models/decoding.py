@@ -3,6 +3,7 @@
 Letters: B sequences, T tokens each, R rows in flight, A actions.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -65,16 +66,39 @@ class Decoder:
         """The state after reading one token a row, when its next-token distribution is not needed."""
         return self.policy.step(tokens_R, state)[1]
 
-    def next(self, tokens_R: Tensor, state: State, uniforms_R: Tensor) -> tuple[Tensor, State]:
-        """Read one token a row and draw the next by inverse CDF from one uniform in [0, 1) a row."""
-        size = rows_per_block(self.num_actions)
+    def next(
+        self, tokens_R: Tensor, state: State, uniforms_D: Tensor, rows_D: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Read one token a row and draw the next by inverse CDF, one uniform in [0, 1) a draw.
+
+        Args:
+            tokens_R, state: the last token and the state of each row.
+            uniforms_D: one a draw, (D,).
+            rows_D: from which row's distribution each is drawn, int64 ascending, (D,); None: one from each row.
+
+        Returns:
+            picks_D, int64 (D,), and the state of the R rows.
+        """
         picks, states = [], []
-        for start in range(0, len(tokens_R), size):
-            rows = slice(start, start + size)
+        for rows, draws, rows_in_block in blocks_of_draws(len(tokens_R), rows_per_block(self.num_actions), rows_D):
             logits_RA, new_state = self.policy.step(tokens_R[rows], select(state, rows))
-            picks.append(pick_from_logits(logits_RA, uniforms_R[rows], options=self.options))
+            picks.append(pick_from_logits(logits_RA, uniforms_D[draws], rows_in_block, options=self.options))
             states.append(new_state)
         return torch.cat(picks), concatenate(states)
+
+
+def blocks_of_draws(num_rows: int, size: int, rows_D: Tensor | None) -> Iterator[tuple[slice, slice, Tensor | None]]:
+    """Rows in blocks of ``size``, with the draws that are from each block, and their rows counted within it."""
+    if num_rows <= size:
+        yield slice(None), slice(None), rows_D
+        return
+    for start in range(0, num_rows, size):
+        rows = slice(start, start + size)
+        if rows_D is None:
+            yield rows, rows, None
+            continue
+        first, last = torch.searchsorted(rows_D, torch.tensor([start, start + size], device=rows_D.device)).tolist()
+        yield rows, slice(first, last), rows_D[first:last] - start
 
 
 def decoder_of(policy: RolloutPolicy, options: SamplingOptions = PLAIN) -> Decoder:
@@ -131,18 +155,21 @@ def _fill(
     active_R = torch.empty(0, dtype=torch.int64, device=device)  # rows in flight
     state, last_R = select(track_state, slice(0, 0)), track_last_B[:0]
     for t in range(T):
-        if t <= last_start:
-            if t > 0:
-                track_state, track_last_B = decoder.absorb(track_last_B, track_state), tokens_BT[:, t - 1]
-            joining_R = torch.arange(joins_T1[t], joins_T1[t + 1], device=device)
-            if len(joining_R):
-                sources = source_R[joining_R]
-                state = concatenate([state, select(track_state, sources)])
-                last_R = torch.cat([last_R, track_last_B[sources]])
-                active_R = torch.cat([active_R, joining_R])
+        if 0 < t <= last_start:
+            track_state, track_last_B = decoder.absorb(track_last_B, track_state), tokens_BT[:, t - 1]
+        if len(active_R):
+            last_R, state = decoder.next(last_R, state, uniforms_RT[active_R, t])
+        joining_R = torch.arange(joins_T1[t], joins_T1[t + 1], device=device)
+        if len(joining_R):  # rows that continue the same prefix share its first distribution
+            source_P, rows_R = source_R[joining_R].unique_consecutive(return_inverse=True)
+            first_R, state_P = decoder.next(
+                track_last_B[source_P], select(track_state, source_P), uniforms_RT[joining_R, t], rows_R
+            )
+            last_R = torch.cat([last_R, first_R])
+            state = concatenate([state, select(state_P, rows_R)])
+            active_R = torch.cat([active_R, joining_R])
         if len(active_R) == 0:
             continue
-        last_R, state = decoder.next(last_R, state, uniforms_RT[active_R, t])
         full_RT[active_R, t] = last_R
         if decoder.eos_id is not None:
             ended_R = last_R == decoder.eos_id

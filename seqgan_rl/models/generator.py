@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from seqgan_rl.core.registry import Registry
-from seqgan_rl.models.decoding import Decoder, State, complete, select
+from seqgan_rl.models.decoding import Decoder, State, blocks_of_draws, complete, select
 from seqgan_rl.models.kernels import linear_log_prob, rows_per_block
 from seqgan_rl.models.sampling import PLAIN, SamplingOptions, check_forbidden, padded_size, pick_from_weights
 
@@ -306,16 +306,17 @@ class _LSTMDecoder(Decoder):
         gates_RG = torch.addmm(self._table_AG[tokens_R], state[0], self._recurrent_HG)
         return _lstm_state(gates_RG, state[1])
 
-    def next(self, tokens_R: Tensor, state: State, uniforms_R: Tensor) -> tuple[Tensor, State]:
+    def next(
+        self, tokens_R: Tensor, state: State, uniforms_D: Tensor, rows_D: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """See :meth:`Decoder.next`; block by block, exp in place, one buffer for all blocks."""
         hidden_RH, cell_RH = torch.empty_like(state[0]), torch.empty_like(state[1])
-        picks_R, size = torch.empty_like(tokens_R), len(self._buffer)
-        for start in range(0, len(tokens_R), size):
-            rows = slice(start, start + size)
+        picks_D = torch.empty(len(uniforms_D), dtype=torch.int64, device=tokens_R.device)
+        for rows, draws, rows_in_block in blocks_of_draws(len(tokens_R), len(self._buffer), rows_D):
             hidden_RH[rows], cell_RH[rows] = self.absorb(tokens_R[rows], select(state, rows))
-            weights_RV = self._buffer[: len(picks_R[rows])]
+            weights_RV = self._buffer[: len(hidden_RH[rows])]
             torch.addmm(self._bias_V, hidden_RH[rows], self._weight_HV, out=weights_RV)
             if self._subtract_max:
                 weights_RV.sub_(weights_RV.amax(dim=1, keepdim=True))
-            picks_R[rows] = pick_from_weights(weights_RV.exp_(), uniforms_R[rows])
-        return picks_R, (hidden_RH, cell_RH)
+            picks_D[draws] = pick_from_weights(weights_RV.exp_(), uniforms_D[draws], rows_in_block)
+        return picks_D, (hidden_RH, cell_RH)

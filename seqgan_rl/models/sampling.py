@@ -1,7 +1,7 @@
 """Draw tokens from logits by a two-level inverse CDF, and the filters (temperature, top-k, top-p) that reshape them.
 
 One uniform number per row, where ``torch.multinomial`` draws one per row and vocabulary entry
-(``benchmarks/rollout.py`` has both). Letters: R rows, V entries, padded to a multiple of the block length.
+(``benchmarks/rollout.py`` has both). Letters: R rows, D draws, V entries, padded to a multiple of the block length.
 """
 
 import math
@@ -77,15 +77,16 @@ def padded_size(num_actions: int) -> int:
     return -(-num_actions // CDF_BLOCK) * CDF_BLOCK
 
 
-def pick_from_weights(weights_RV: Tensor, uniforms_R: Tensor) -> Tensor:
+def pick_from_weights(weights_RV: Tensor, uniforms_D: Tensor, rows_D: Tensor | None = None) -> Tensor:
     """Inverse-CDF draw from unnormalised weights: the first index at which the running sum exceeds u times the total.
 
     Args:
         weights_RV: weights >= 0, float, (R, V); V should be a multiple of ``CDF_BLOCK`` (else it is copied once).
-        uniforms_R: numbers in [0, 1), one a row, (R,).
+        uniforms_D: numbers in [0, 1), one a draw, (D,).
+        rows_D: which row each draw is from, int64, (D,); None draws once from each row.
 
     Returns:
-        Drawn indices, int64, (R,). An index of weight 0 is never drawn.
+        Drawn indices, int64, (D,). An index of weight 0 is never drawn.
     """
     R, V = weights_RV.shape
     if V % CDF_BLOCK:
@@ -98,14 +99,17 @@ def pick_from_weights(weights_RV: Tensor, uniforms_R: Tensor) -> Tensor:
             "a next-token distribution is not a distribution (NaN, infinite or nothing allowed); the generator has "
             "diverged, or every token is forbidden"
         )
-    target_R1 = _below(uniforms_R.unsqueeze(1) * cdf_RK[:, -1:], cdf_RK[:, -1:])
-    block_R1 = torch.searchsorted(cdf_RK, target_R1, right=True)
-    before_R1 = torch.where(block_R1 > 0, cdf_RK.gather(1, (block_R1 - 1).clamp_min(0)), 0.0)
-    rows_R = torch.arange(R, device=weights_RV.device)
-    inner_RC = blocks_RKC[rows_R, block_R1.squeeze(1)].cumsum(dim=-1)
-    rest_R1 = _below(target_R1 - before_R1, inner_RC[:, -1:])
-    inside_R1 = torch.searchsorted(inner_RC, rest_R1, right=True)
-    return (block_R1 * CDF_BLOCK + inside_R1).squeeze(1)
+    if rows_D is None:
+        rows_D, cdf_DK = torch.arange(R, device=weights_RV.device), cdf_RK
+    else:
+        cdf_DK = cdf_RK[rows_D]
+    target_D1 = _below(uniforms_D.unsqueeze(1) * cdf_DK[:, -1:], cdf_DK[:, -1:])
+    block_D1 = torch.searchsorted(cdf_DK, target_D1, right=True)
+    before_D1 = torch.where(block_D1 > 0, cdf_DK.gather(1, (block_D1 - 1).clamp_min(0)), 0.0)
+    inner_DC = blocks_RKC[rows_D, block_D1.squeeze(1)].cumsum(dim=-1)
+    rest_D1 = _below(target_D1 - before_D1, inner_DC[:, -1:])
+    inside_D1 = torch.searchsorted(inner_DC, rest_D1, right=True)
+    return (block_D1 * CDF_BLOCK + inside_D1).squeeze(1)
 
 
 def _below(x: Tensor, limit: Tensor) -> Tensor:
@@ -113,7 +117,10 @@ def _below(x: Tensor, limit: Tensor) -> Tensor:
     return torch.minimum(x, torch.nextafter(limit, torch.zeros_like(limit)))
 
 
-def pick_from_logits(logits_RV: Tensor, uniforms_R: Tensor, *, options: SamplingOptions = PLAIN) -> Tensor:
-    """Inverse-CDF draw from logits (R, V), one uniform in [0, 1) a row; int64 (R,). Reference for the fused decoder."""
+def pick_from_logits(
+    logits_RV: Tensor, uniforms_D: Tensor, rows_D: Tensor | None = None, *, options: SamplingOptions = PLAIN
+) -> Tensor:
+    """Inverse-CDF draw from logits (R, V), one uniform in [0, 1) a draw; int64 (D,); ``rows_D`` as of
+    :func:`pick_from_weights`. Reference for the fused decoder."""
     logits_RV = options.apply(logits_RV)
-    return pick_from_weights((logits_RV - logits_RV.amax(dim=-1, keepdim=True)).exp_(), uniforms_R)
+    return pick_from_weights((logits_RV - logits_RV.amax(dim=-1, keepdim=True)).exp_(), uniforms_D, rows_D)
