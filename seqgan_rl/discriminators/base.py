@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from seqgan_rl.core.modules import evaluation_mode
 from seqgan_rl.core.registry import Registry
 
+ROWS_AT_ONCE = 2048
+"""Sequences scored together."""
+
 
 class Discriminator(nn.Module, ABC):
     """Maps whole sequences to logits; high means real. D(Y) of the paper is their sigmoid.
@@ -38,8 +41,10 @@ class Discriminator(nn.Module, ABC):
     @torch.no_grad()
     def score(self, tokens_BT: Tensor) -> Tensor:
         """Logits in evaluation mode (dropout off) and without gradients, (B,), whatever mode the module is in."""
+        if len(tokens_BT) == 0:
+            return torch.empty(0)
         with evaluation_mode(self):
-            return torch.cat([self(part) for part in tokens_BT.split(2048)]) if len(tokens_BT) else torch.empty(0)
+            return torch.cat([self(part) for part in tokens_BT.split(ROWS_AT_ONCE)])
 
     def penalty(self) -> Tensor | float:
         """What is added to the cross-entropy of each minibatch (the paper's L2 term on the output layer)."""

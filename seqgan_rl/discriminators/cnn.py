@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqgan_rl.discriminators.base import Discriminator, discriminators
+from seqgan_rl.core.modules import evaluation_mode
+from seqgan_rl.discriminators.base import ROWS_AT_ONCE, Discriminator, discriminators
+from seqgan_rl.models.kernels import rows_per_block
 
 PAPER_WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20)
 PAPER_FILTERS = (100, 200, 200, 200, 200, 100, 100, 100, 100, 100, 160, 160)
@@ -92,7 +94,19 @@ class CNNDiscriminator(Discriminator):
         if self.training and self.token_dropout > 0:
             dropped_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) < self.token_dropout
             tokens_BT = tokens_BT.masked_fill(dropped_BT, self.num_actions)
-        features_BC = self._pooled(tokens_BT)
+        return self._head(self._pooled(tokens_BT))
+
+    @torch.no_grad()
+    def score(self, tokens_BT: Tensor) -> Tensor:
+        """See :meth:`Discriminator.score`; the tables are made once for all sequences."""
+        if len(tokens_BT) == 0:
+            return torch.empty(0)
+        with evaluation_mode(self):
+            features = self._pooled(tokens_BT).split(ROWS_AT_ONCE)
+            return torch.cat([self._head(features_BC) for features_BC in features])
+
+    def _head(self, features_BC: Tensor) -> Tensor:
+        """From pooled features to logits (B,)."""
         if self.highway is not None:
             gate_BC, transform_BC = (layer(features_BC) for layer in self.highway)
             features_BC = torch.lerp(features_BC, transform_BC.relu(), gate_BC.sigmoid())
@@ -110,22 +124,38 @@ class CNNDiscriminator(Discriminator):
         if tokens_BT.numel() < 4 * len(self.embedding):  # tabulate only the U tokens that occur
             unique_U, rows_BT = tokens_BT.unique(return_inverse=True)
             embedding_UE = functional.embedding(unique_U, self.embedding)  # type: ignore[assignment]
-        pooled = []
-        for weight_wEF, bias_F in zip(self.filters, self.filter_bias.split([f for _, f in self.sizes]), strict=True):
-            w, U = len(weight_wEF), len(embedding_UE)
-            num_windows = len(tokens_BT) * (tokens_BT.shape[1] - w + 1)
-            if num_windows < U or (self.pool == "sum" and torch.is_grad_enabled()):
-                activation_BPF = _window_products(functional.embedding(rows_BT, embedding_UE), weight_wEF)
-                pooled.append(self._pool(activation_BPF, bias_F))
-                continue
-            table_XF = torch.matmul(embedding_UE, weight_wEF).flatten(0, 1)  # (w * U, F)
-            windows_BPw = rows_BT.unfold(1, w, 1) + torch.arange(w, device=rows_BT.device) * U
-            if self.pool == "max" and torch.is_grad_enabled():
-                largest_BF: Tensor = _LargestWindow.apply(table_XF, windows_BPw)
-                pooled.append((largest_BF + bias_F).relu())
-            else:
-                pooled.append(self._pool(_window_sums(table_XF, windows_BPw), bias_F))
-        return torch.cat(pooled, dim=1)
+        sizes = [f for _, f in self.sizes]
+        if torch.is_grad_enabled():
+            pooled = [
+                self._pooled_at(rows_BT, embedding_UE, weight_wEF, bias_F)
+                for weight_wEF, bias_F in zip(self.filters, self.filter_bias.split(sizes), strict=True)
+            ]
+            return torch.cat(pooled, dim=1)
+        features_BC = embedding_UE.new_empty(len(tokens_BT), sum(sizes))
+        for weight_wEF, bias_F, features_BF in zip(
+            self.filters, self.filter_bias.split(sizes), features_BC.split(sizes, dim=1), strict=True
+        ):
+            self._pooled_at(rows_BT, embedding_UE, weight_wEF, bias_F, out=features_BF)
+        return features_BC
+
+    def _pooled_at(
+        self, rows_BT: Tensor, embedding_UE: Tensor, weight_wEF: Tensor, bias_F: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        """Pooled features of one width, (B, F); where no gradient is needed, into ``out``."""
+        w, U = len(weight_wEF), len(embedding_UE)
+        num_windows = len(rows_BT) * (rows_BT.shape[1] - w + 1)
+        if num_windows < U or (self.pool == "sum" and out is None):
+            pooled_BF = self._pool(_window_products(functional.embedding(rows_BT, embedding_UE), weight_wEF), bias_F)
+            return pooled_BF if out is None else out.copy_(pooled_BF)
+        table_XF = torch.bmm(embedding_UE.expand(w, -1, -1), weight_wEF).flatten(0, 1)  # (w * U, F)
+        starts_w = torch.arange(w, device=rows_BT.device) * U
+        if out is None:
+            largest_BF: Tensor = _LargestWindow.apply(table_XF, rows_BT.unfold(1, w, 1) + starts_w)
+            return (largest_BF + bias_F).relu()
+        size = rows_per_block(rows_BT.shape[1] * table_XF.shape[1])
+        for part_BT, part_BF in zip(rows_BT.split(size), out.split(size), strict=True):
+            part_BF.copy_(self._pool(_window_sums(table_XF, part_BT.unfold(1, w, 1) + starts_w), bias_F))
+        return out
 
     def _pool(self, activation_BPF: Tensor, bias_F: Tensor) -> Tensor:
         """Bias, rectifier and pooling over positions, (B, F); bias and rectifier commute with the maximum."""
