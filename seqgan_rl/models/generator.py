@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from seqgan_rl.core.registry import Registry
 from seqgan_rl.models.decoding import Decoder, State, blocks_of_draws, complete, select
-from seqgan_rl.models.kernels import linear_log_prob, rows_per_block
+from seqgan_rl.models.kernels import linear_log_prob, linear_weighted_nll, rows_per_block
 from seqgan_rl.models.sampling import PLAIN, SamplingOptions, check_forbidden, padded_size, pick_from_weights
 
 
@@ -121,6 +121,11 @@ class Generator(nn.Module, ABC):
         is_token_BT = tokens_BT != self.pad_id
         logp_BT = self._token_log_prob(tokens_BT, tokens_BT.masked_fill(~is_token_BT, 0), options)
         return torch.where(is_token_BT, logp_BT, 0.0)
+
+    def weighted_nll(self, tokens_BT: Tensor, weights_BT: Tensor) -> Tensor:
+        """Sum of the negative log-likelihoods of the tokens times constant weights, (B, T); PAD costs nothing. Nats, a
+        differentiable scalar."""
+        return -(self.log_prob(tokens_BT) * weights_BT).sum()
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Next-token logits before every token, (B, T, A): column t has read the tokens before t. Differentiable."""
@@ -243,6 +248,17 @@ class LSTMGenerator(Generator):
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """See :meth:`Generator.logits`."""
         return self.features(tokens_BT) @ self.output_weight + self.output_bias
+
+    def weighted_nll(self, tokens_BT: Tensor, weights_BT: Tensor) -> Tensor:
+        """See :meth:`Generator.weighted_nll`; gradients of the output layer are formed on the way."""
+        is_token_BT = tokens_BT != self.pad_id
+        return linear_weighted_nll(
+            self.features(tokens_BT).flatten(0, 1),
+            self.output_weight,
+            self.output_bias,
+            tokens_BT.masked_fill(~is_token_BT, 0).flatten(),
+            (weights_BT * is_token_BT).flatten(),
+        )
 
     def next_logits(self, prefixes_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Generator.next_logits`; the output layer is applied once a row."""

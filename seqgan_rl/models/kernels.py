@@ -58,3 +58,50 @@ class _LinearLogProb(torch.autograd.Function):
             d_weight_HV.addmm_(hidden_RH[rows].T, d_logits_RV)
             d_bias_V.add_(d_logits_RV.sum(dim=0))
         return d_hidden_RH, d_weight_HV, d_bias_V, None
+
+
+def linear_weighted_nll(
+    hidden_RH: Tensor, weight_HV: Tensor, bias_V: Tensor, targets_R: Tensor, weights_R: Tensor
+) -> Tensor:
+    """``-(weights * log_softmax(hidden @ weight + bias)[r, targets[r]]).sum()``, nats, a differentiable scalar.
+
+    With the weights known, the gradients are formed block by block in the forward pass, where the softmax is at hand:
+    half the work of :func:`linear_log_prob` and its backward. No gradient reaches the weights.
+    """
+    result: Tensor = _LinearWeightedNLL.apply(hidden_RH, weight_HV, bias_V, targets_R, weights_R)
+    return result
+
+
+class _LinearWeightedNLL(torch.autograd.Function):
+    """The bias is one more row of the weight, beside a hidden unit that is always 1."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_RH: Tensor, weight_HV: Tensor, bias_V: Tensor, targets_R: Tensor, weights_R: Tensor
+    ) -> Tensor:
+        R, V = len(hidden_RH), len(bias_V)
+        inputs_RI = torch.cat([hidden_RH, hidden_RH.new_ones(R, 1)], dim=1)  # I = H + 1
+        weight_IV = torch.cat([weight_HV, bias_V[None]])
+        needs_gradient, size = any(ctx.needs_input_grad), rows_per_block(V)
+        d_hidden_RH, d_weight_IV = torch.empty_like(hidden_RH), torch.zeros_like(weight_IV)
+        total, buffer_RV = hidden_RH.new_zeros(()), hidden_RH.new_empty(min(size, R), V)
+        for start in range(0, R, size):
+            rows = slice(start, start + size)
+            logits_RV = torch.mm(inputs_RI[rows], weight_IV, out=buffer_RV[: len(inputs_RI[rows])])
+            logits_RV.sub_(logits_RV.amax(dim=1, keepdim=True))
+            target_R1, weight_R = targets_R[rows, None], weights_R[rows]
+            chosen_R = logits_RV.gather(1, target_R1).squeeze(1)
+            sum_R = logits_RV.exp_().sum(dim=1)
+            total += (weight_R * (sum_R.log() - chosen_R)).sum()
+            if needs_gradient:  # d NLL / d logits = weight * (softmax - onehot(target))
+                logits_RV.mul_((weight_R / sum_R)[:, None]).scatter_add_(1, target_R1, -weight_R[:, None])
+                torch.mm(logits_RV, weight_HV.T, out=d_hidden_RH[rows])
+                d_weight_IV.addmm_(inputs_RI[rows].T, logits_RV)
+        ctx.save_for_backward(d_hidden_RH, d_weight_IV)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        d_hidden_RH, d_weight_IV = ctx.saved_tensors
+        return grad * d_hidden_RH, grad * d_weight_IV[:-1], grad * d_weight_IV[-1], None, None

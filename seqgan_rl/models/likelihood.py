@@ -63,7 +63,8 @@ def nll_per_token(generator: Generator, tokens_BT: Tensor, **options: Any) -> fl
 
 def likelihood_loss(generator: Generator, tokens_BT: Tensor) -> Tensor:
     """Mean negative log-likelihood per token of a minibatch, nats; differentiable scalar."""
-    return -generator.log_prob(tokens_BT).sum() / (tokens_BT != generator.pad_id).sum()
+    is_token_BT = tokens_BT != generator.pad_id
+    return generator.weighted_nll(tokens_BT, is_token_BT / is_token_BT.sum())
 
 
 class LikelihoodTrainer:

@@ -1,0 +1,153 @@
+"""Time of each unit of training beside its plain form, in one run.
+
+    python benchmarks/training.py [--batch 64 --length 20 --vocabulary 5000 --rollouts 16 --threads 2]
+
+The units of the paper's size: one likelihood minibatch (plain: nn.LSTM and cross_entropy over all logits), sampling 64
+sequences (plain: softmax and torch.multinomial), one discriminator minibatch of the paper's network (32 real and 32
+generated; plain: conv2d), the policy-gradient step alone and with its rollout reward. From them the whole of `repo2017`
+is estimated: 120 epochs of likelihood, 50 x 3 epochs of the discriminator, then 200 rounds of one policy update and
+5 x 3 epochs of the discriminator, each epoch 9,984 real and as many generated sequences.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from rollout import convolved_logits
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqgan_rl.agents.policy_gradient import policy_gradient_loss
+from seqgan_rl.discriminators import DiscriminatorConfig, DiscriminatorTrainer, paper_cnn
+from seqgan_rl.models.generator import LSTMGenerator
+from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer
+from seqgan_rl.rewards import DiscriminatorReward
+from seqgan_rl.rollout import action_values
+
+
+class PlainLSTM(nn.Module):
+    """The paper's generator of stock parts."""
+
+    def __init__(self, V: int) -> None:
+        super().__init__()
+        self.embedding, self.lstm, self.output = (
+            nn.Embedding(V + 1, 32),
+            nn.LSTM(32, 32, batch_first=True),
+            nn.Linear(32, V),
+        )
+
+    def loss(self, tokens_BT: Tensor) -> Tensor:
+        """Mean cross-entropy, nats per token."""
+        start_B1 = torch.full_like(tokens_BT[:, :1], self.embedding.num_embeddings - 1)
+        hidden_BTH = self.lstm(self.embedding(torch.cat([start_B1, tokens_BT[:, :-1]], dim=1)))[0]
+        return functional.cross_entropy(self.output(hidden_BTH).flatten(0, 1), tokens_BT.flatten())
+
+    @torch.no_grad()
+    def sample(self, n: int, T: int) -> Tensor:
+        """Step by step, one multinomial draw each."""
+        last_B, state, columns = torch.full((n,), self.embedding.num_embeddings - 1), None, []
+        for _ in range(T):
+            hidden_B1H, state = self.lstm(self.embedding(last_B)[:, None], state)
+            last_B = torch.multinomial(self.output(hidden_B1H[:, 0]).softmax(dim=1), 1).squeeze(1)
+            columns.append(last_B)
+        return torch.stack(columns, dim=1)
+
+
+def milliseconds(function: Callable[[], Any], repeats: int) -> float:
+    """Median of ``repeats`` calls after two."""
+    seconds = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return 1000 * statistics.median(seconds[2:])
+
+
+def stepper(parameters: Any, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """One Adam step on a loss."""
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("batch", 64), ("length", 20), ("vocabulary", 5000), ("rollouts", 16), ("threads", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--repeats", type=int, default=30)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    B, T, V, N = options.batch, options.length, options.vocabulary, options.rollouts
+    rng, repeats = np.random.default_rng(0), options.repeats
+    generator, plain = LSTMGenerator(V, T), PlainLSTM(V)
+    data_NT = torch.from_numpy(rng.integers(V, size=(B * 4, T)))
+    batch_BT, fake_BT, lengths_B = data_NT[:B], data_NT[B : 2 * B], torch.full((B,), T)
+
+    likelihood = LikelihoodTrainer(generator, data_NT, batch_BT, LikelihoodConfig(), rng)
+    rows = [
+        (
+            "likelihood minibatch",
+            milliseconds(lambda: likelihood.update(batch_BT), repeats),
+            milliseconds(stepper(plain.parameters(), lambda: plain.loss(batch_BT)), repeats),
+        ),
+        (
+            f"sampling {B} sequences",
+            milliseconds(lambda: generator.sample(B, rng=rng), repeats),
+            milliseconds(lambda: plain.sample(B, T), max(3, repeats // 5)),
+        ),
+    ]
+    discriminator, copy = paper_cnn(V, T), paper_cnn(V, T)
+    half = B // 2
+    trainer = DiscriminatorTrainer(discriminator, data_NT, DiscriminatorConfig(batch_size=half), rng)
+    is_real_B = torch.cat([torch.ones(half), torch.zeros(half)])
+
+    def plain_discriminator_loss() -> Tensor:
+        logits_B = convolved_logits(copy, torch.cat([batch_BT[:half], fake_BT[:half]]))
+        return functional.binary_cross_entropy_with_logits(logits_B, is_real_B)
+
+    rows.append(
+        (
+            f"discriminator minibatch, {half} + {half}",
+            milliseconds(lambda: trainer.train(fake_BT[:half]), max(3, repeats // 3)),
+            milliseconds(stepper(copy.parameters(), plain_discriminator_loss), max(3, repeats // 5)),
+        )
+    )
+    reward, q_BT = DiscriminatorReward(discriminator), torch.rand(B, T)
+    uniforms = torch.from_numpy(rng.random((B, T - 1, N, T), dtype=np.float32))
+    update = stepper(generator.parameters(), lambda: policy_gradient_loss(generator.log_prob(batch_BT), q_BT, "mean"))
+
+    def adversarial_update() -> None:
+        tokens_BT = generator.sample(B, rng=rng)
+        action_values(generator, reward, tokens_BT, lengths_B, uniforms)
+        update()
+
+    rows.append(("policy-gradient step alone", milliseconds(update, repeats), float("nan")))
+    rows.append(("adversarial update, whole", milliseconds(adversarial_update, 3), float("nan")))
+
+    print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}; B={B} T={T} V={V} N={N}\n")
+    print(f"| {'milliseconds':34} | this library | plain | ratio |\n|{'-' * 36}|-------------:|------:|------:|")
+    for name, ours, theirs in rows:
+        beside = "" if np.isnan(theirs) else f"{theirs:.1f}"
+        ratio = "" if np.isnan(theirs) else f"{theirs / ours:.1f}"
+        print(f"| {name:34} | {ours:12.1f} | {beside:>5} | {ratio:>5} |")
+    epochs, rounds = 50 * 3, 200
+    minibatches = (epochs + rounds * 15) * (9_984 / half)
+    hours = (120 * (9_984 / B) * rows[0][1] + minibatches * rows[2][1] + rounds * rows[4][1]) / 3.6e6
+    print(
+        f"\n`repo2017` from these: {hours:.1f} hours, the discriminator {minibatches * rows[2][1] / 3.6e6:.1f} of them"
+    )
+
+
+if __name__ == "__main__":
+    main()
