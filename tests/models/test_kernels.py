@@ -38,8 +38,8 @@ def test_both_kernels_equal_autograd_through_all_logits(R: int, H: int, V: int, 
         expected = -(weights_R * logp_R).sum()
         gradients = torch.autograd.grad(expected * 3, leaves)
         for total in (
-            kernels.linear_weighted_nll(*leaves, targets_R, weights_R),
-            -(kernels.linear_log_prob(*leaves, targets_R) * weights_R).sum(),
+            kernels.linear_weighted_nll(leaves[0], leaves[1], leaves[2], targets_R, weights_R),
+            -(kernels.linear_log_prob(leaves[0], leaves[1], leaves[2], targets_R) * weights_R).sum(),
         ):
             torch.testing.assert_close(total, expected, rtol=0, atol=1e-9)
             for mine, theirs in zip(torch.autograd.grad(total * 3, leaves), gradients, strict=True):
@@ -49,16 +49,16 @@ def test_both_kernels_equal_autograd_through_all_logits(R: int, H: int, V: int, 
 def test_large_logits_do_not_overflow() -> None:
     leaves, targets_R, weights_R = parts(7, 3, 9, 0)
     scaled = [leaf.detach().mul(1e3).requires_grad_() for leaf in leaves]
-    total = kernels.linear_weighted_nll(*scaled, targets_R, weights_R)
+    total = kernels.linear_weighted_nll(scaled[0], scaled[1], scaled[2], targets_R, weights_R)
     assert torch.isfinite(total)
     assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(total, scaled))
 
 
 def test_without_gradients_only_the_value_is_formed() -> None:
     leaves, targets_R, weights_R = parts(7, 3, 9, 0)
-    expected = kernels.linear_weighted_nll(*leaves, targets_R, weights_R)
+    expected = kernels.linear_weighted_nll(leaves[0], leaves[1], leaves[2], targets_R, weights_R)
     with torch.no_grad():
-        assert torch.equal(kernels.linear_weighted_nll(*leaves, targets_R, weights_R), expected)
+        assert torch.equal(kernels.linear_weighted_nll(leaves[0], leaves[1], leaves[2], targets_R, weights_R), expected)
 
 
 def test_the_generators_own_equals_the_general_one_with_padding() -> None:
