@@ -71,7 +71,7 @@ def timed(function: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
     return statistics.median(seconds), result
 
 
-def floor_seconds(B: int, T: int, V: int, N: int, discriminator: CNNDiscriminator, H: int = 32) -> float:
+def floor_seconds(B: int, T: int, V: int, N: int, discriminator: CNNDiscriminator, H: int = 32) -> dict[str, float]:
     """What the arithmetic alone takes at the best rates measured here: the GEMMs of the output layer, the filter tables
     and the highway (by torch.mm or as oneDNN's 1x1 convolution), and the exponentials in cache."""
     draws = B * N * (T - 1) * (T - 2) / 2 + B * (T - 1)  # N completions share their first distribution
@@ -80,17 +80,20 @@ def floor_seconds(B: int, T: int, V: int, N: int, discriminator: CNNDiscriminato
     table_columns = sum(width * count for width, count in discriminator.sizes)
     zeros_RV, exps_RV = torch.zeros(2, 256, V)
     exp_rate = zeros_RV.numel() / timed(lambda: torch.exp(zeros_RV, out=exps_RV), repeats=30)[0]
-    seconds = draws * V / exp_rate
-    for R, K, M, calls in ((256, H, V, draws / 256), (V + 1, E, table_columns, 1), (2048, C, 2 * C, sequences / 2048)):
-        if R == 2048 and discriminator.highway is None:
-            continue
+    seconds = {"exponentials": draws * V / exp_rate}
+    products = {
+        "output layer": (256, H, V, draws / 256),
+        "filter tables": (V + 1, E, table_columns, 1.0),
+        "highway": (2048, C, 2 * C, sequences / 2048),
+    }
+    for name, (R, K, M, calls) in products.items():
         a_RK, b_KM = torch.randn(R, K), torch.randn(K, M)
         columns_1KR1 = a_RK.T.reshape(1, K, R, 1).contiguous(memory_format=torch.channels_last)
         filters_MK11 = b_KM.T.reshape(M, K, 1, 1).contiguous()
         product_RM = torch.empty(R, M)
         by_mm = timed(lambda a=a_RK, b=b_KM, out=product_RM: torch.mm(a, b, out=out), repeats=30)[0]  # type: ignore[misc]
         by_conv = timed(lambda a=columns_1KR1, b=filters_MK11: functional.conv2d(a, b), repeats=30)[0]  # type: ignore[misc]
-        seconds += calls * min(by_mm, by_conv)
+        seconds[name] = calls * min(by_mm, by_conv)
     return seconds
 
 
@@ -117,12 +120,14 @@ def main() -> None:
         lambda: plain_loop(generator, discriminator, tokens_BT, options.reference_rollouts), repeats=1
     )
     plain = part * N / options.reference_rollouts
-    floor = floor_seconds(B, T, V, N, discriminator)
+    parts = floor_seconds(B, T, V, N, discriminator)
+    floor = sum(parts.values())
     print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}; B={B} T={T} V={V} N={N}")
     print(f"  this library       {ours:8.3f} s   (median of {options.repeats}; peak memory {peak_mb:.0f} MB)")
     print(f"  plain loop         {plain:8.3f} s   ({options.reference_rollouts} of {N} rollouts run, scaled)")
     print(f"  ratio              {plain / ours:8.1f}")
     print(f"  floor              {floor:8.3f} s   (the arithmetic at the best rates measured here; {floor / ours:.0%})")
+    print(f"                     {', '.join(f'{name} {seconds:.2f}' for name, seconds in parts.items())}")
     print(f"  mean action value  {ours_BT.mean():8.4f} (ours) {plain_BT.mean():.4f} (plain loop)")
 
 

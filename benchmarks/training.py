@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqgan_rl.agents.policy_gradient import policy_gradient_loss
-from seqgan_rl.discriminators import DiscriminatorConfig, DiscriminatorTrainer, paper_cnn
+from seqgan_rl.discriminators import CNNDiscriminator, DiscriminatorConfig, DiscriminatorTrainer, paper_cnn
 from seqgan_rl.models.generator import LSTMGenerator
 from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer
 from seqgan_rl.rewards import DiscriminatorReward
@@ -80,6 +80,67 @@ def stepper(parameters: Any, loss: Callable[[], Tensor]) -> Callable[[], None]:
     return step
 
 
+Row = tuple[str, float, float]
+"""What, its milliseconds, and those of its plain form (NaN: not measured)."""
+
+
+def generator_rows(
+    generator: LSTMGenerator, data_NT: Tensor, B: int, repeats: int, rng: np.random.Generator
+) -> list[Row]:
+    """The likelihood minibatch, and sampling."""
+    T, plain, batch_BT = data_NT.shape[1], PlainLSTM(generator.num_actions), data_NT[:B]
+    trainer = LikelihoodTrainer(generator, data_NT, batch_BT, LikelihoodConfig(), rng)
+    return [
+        (
+            "likelihood minibatch",
+            milliseconds(lambda: trainer.update(batch_BT), repeats),
+            milliseconds(stepper(plain.parameters(), lambda: plain.loss(batch_BT)), repeats),
+        ),
+        (
+            f"sampling {B} sequences",
+            milliseconds(lambda: generator.sample(B, rng=rng), repeats),
+            milliseconds(lambda: plain.sample(B, T), max(3, repeats // 5)),
+        ),
+    ]
+
+
+def discriminator_row(
+    discriminator: CNNDiscriminator, data_NT: Tensor, half: int, repeats: int, rng: np.random.Generator
+) -> Row:
+    """One minibatch of the paper's network: ``half`` real and as many generated."""
+    plain = paper_cnn(discriminator.num_actions, discriminator.sequence_length)
+    trainer = DiscriminatorTrainer(discriminator, data_NT, DiscriminatorConfig(batch_size=half), rng)
+    is_real_B = torch.cat([torch.ones(half), torch.zeros(half)])
+
+    def plain_loss() -> Tensor:
+        return functional.binary_cross_entropy_with_logits(convolved_logits(plain, data_NT[: 2 * half]), is_real_B)
+
+    return (
+        f"discriminator minibatch, {half} + {half}",
+        milliseconds(lambda: trainer.train(data_NT[-half:]), max(3, repeats // 3)),
+        milliseconds(stepper(plain.parameters(), plain_loss), max(3, repeats // 5)),
+    )
+
+
+def update_rows(
+    generator: LSTMGenerator, discriminator: CNNDiscriminator, tokens_BT: Tensor, N: int, repeats: int, rng: Any
+) -> list[Row]:
+    """The policy-gradient step, alone and with its sampling and rollout reward."""
+    (B, T), reward = tokens_BT.shape, DiscriminatorReward(discriminator)
+    q_BT, lengths_B = torch.rand(B, T), torch.full((B,), T)
+    uniforms = torch.from_numpy(rng.random((B, T - 1, N, T), dtype=np.float32))
+    update = stepper(generator.parameters(), lambda: policy_gradient_loss(generator.log_prob(tokens_BT), q_BT, "mean"))
+
+    def adversarial_update() -> None:
+        action_values(generator, reward, generator.sample(B, rng=rng), lengths_B, uniforms)
+        update()
+
+    return [
+        ("policy-gradient step alone", milliseconds(update, repeats), float("nan")),
+        ("adversarial update, whole", milliseconds(adversarial_update, 3), float("nan")),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("batch", 64), ("length", 20), ("vocabulary", 5000), ("rollouts", 16), ("threads", 2)):
@@ -89,64 +150,23 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     B, T, V, N = options.batch, options.length, options.vocabulary, options.rollouts
-    rng, repeats = np.random.default_rng(0), options.repeats
-    generator, plain = LSTMGenerator(V, T), PlainLSTM(V)
+    rng, repeats, half = np.random.default_rng(0), options.repeats, B // 2
+    generator, discriminator = LSTMGenerator(V, T), paper_cnn(V, T)
     data_NT = torch.from_numpy(rng.integers(V, size=(B * 4, T)))
-    batch_BT, fake_BT, lengths_B = data_NT[:B], data_NT[B : 2 * B], torch.full((B,), T)
-
-    likelihood = LikelihoodTrainer(generator, data_NT, batch_BT, LikelihoodConfig(), rng)
-    rows = [
-        (
-            "likelihood minibatch",
-            milliseconds(lambda: likelihood.update(batch_BT), repeats),
-            milliseconds(stepper(plain.parameters(), lambda: plain.loss(batch_BT)), repeats),
-        ),
-        (
-            f"sampling {B} sequences",
-            milliseconds(lambda: generator.sample(B, rng=rng), repeats),
-            milliseconds(lambda: plain.sample(B, T), max(3, repeats // 5)),
-        ),
-    ]
-    discriminator, copy = paper_cnn(V, T), paper_cnn(V, T)
-    half = B // 2
-    trainer = DiscriminatorTrainer(discriminator, data_NT, DiscriminatorConfig(batch_size=half), rng)
-    is_real_B = torch.cat([torch.ones(half), torch.zeros(half)])
-
-    def plain_discriminator_loss() -> Tensor:
-        logits_B = convolved_logits(copy, torch.cat([batch_BT[:half], fake_BT[:half]]))
-        return functional.binary_cross_entropy_with_logits(logits_B, is_real_B)
-
-    rows.append(
-        (
-            f"discriminator minibatch, {half} + {half}",
-            milliseconds(lambda: trainer.train(fake_BT[:half]), max(3, repeats // 3)),
-            milliseconds(stepper(copy.parameters(), plain_discriminator_loss), max(3, repeats // 5)),
-        )
-    )
-    reward, q_BT = DiscriminatorReward(discriminator), torch.rand(B, T)
-    uniforms = torch.from_numpy(rng.random((B, T - 1, N, T), dtype=np.float32))
-    update = stepper(generator.parameters(), lambda: policy_gradient_loss(generator.log_prob(batch_BT), q_BT, "mean"))
-
-    def adversarial_update() -> None:
-        tokens_BT = generator.sample(B, rng=rng)
-        action_values(generator, reward, tokens_BT, lengths_B, uniforms)
-        update()
-
-    rows.append(("policy-gradient step alone", milliseconds(update, repeats), float("nan")))
-    rows.append(("adversarial update, whole", milliseconds(adversarial_update, 3), float("nan")))
+    likelihood, sampling = generator_rows(generator, data_NT, B, repeats, rng)
+    minibatch = discriminator_row(discriminator, data_NT, half, repeats, rng)
+    step, whole = update_rows(generator, discriminator, data_NT[:B], N, repeats, rng)
 
     print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}; B={B} T={T} V={V} N={N}\n")
     print(f"| {'milliseconds':34} | this library | plain | ratio |\n|{'-' * 36}|-------------:|------:|------:|")
-    for name, ours, theirs in rows:
+    for name, ours, theirs in (likelihood, sampling, minibatch, step, whole):
         beside = "" if np.isnan(theirs) else f"{theirs:.1f}"
         ratio = "" if np.isnan(theirs) else f"{theirs / ours:.1f}"
         print(f"| {name:34} | {ours:12.1f} | {beside:>5} | {ratio:>5} |")
-    epochs, rounds = 50 * 3, 200
-    minibatches = (epochs + rounds * 15) * (9_984 / half)
-    hours = (120 * (9_984 / B) * rows[0][1] + minibatches * rows[2][1] + rounds * rows[4][1]) / 3.6e6
-    print(
-        f"\n`repo2017` from these: {hours:.1f} hours, the discriminator {minibatches * rows[2][1] / 3.6e6:.1f} of them"
-    )
+    minibatches, rounds = (50 * 3 + 200 * 15) * (9_984 / half), 200
+    of_discriminator = minibatches * minibatch[1] / 3.6e6
+    hours = (120 * (9_984 / B) * likelihood[1] + rounds * whole[1]) / 3.6e6 + of_discriminator
+    print(f"\n`repo2017` from these: {hours:.1f} hours, the discriminator {of_discriminator:.1f} of them")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ adversary = seqgan_rl.AdversarialCallback()
 def judge() -> tuple[float, float]:
     """Of fresh sequences: the mean reward under the discriminator as it is now, which moves, and the oracle's
     log-likelihood per token, which does not and which the agent never sees."""
-    tokens_NT = seqgan_rl.sample_sequences(model, 512)
+    tokens_NT = seqgan_rl.sample_sequences(model, 512, seed=args.seed)
     reward, oracle = env.get_attr("reward")[0], env.get_attr("task")[0].oracle
     lengths_N = torch.full((len(tokens_NT),), T)
     return reward(tokens_NT, lengths_N).mean().item(), oracle.log_prob(tokens_NT).mean().item()
@@ -64,5 +64,5 @@ after = judge()
 print(f"mean sequence reward: {before[0]:.4f} before, {after[0]:.4f} after")
 print(f"oracle log-likelihood per token: {before[1]:.4f} before, {after[1]:.4f} after")
 print(f"discriminator retrainings: {adversary.retrainings}")
-repeats_N = (seqgan_rl.sample_sequences(model, 512).diff(dim=1) == 0).any(dim=1)
+repeats_N = (seqgan_rl.sample_sequences(model, 512, seed=args.seed).diff(dim=1) == 0).any(dim=1)
 print(f"sequences with a token that follows itself: {int(repeats_N.sum())} of 512")

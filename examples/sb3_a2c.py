@@ -38,7 +38,7 @@ adversary = seqgan_rl.AdversarialCallback(every=64)
 def judge() -> tuple[float, float]:
     """Of fresh sequences: the mean reward under the discriminator as it is now, which moves, and the oracle's
     log-likelihood per token, which does not and which the agent never sees."""
-    tokens_NT = seqgan_rl.sample_sequences(model, 512)
+    tokens_NT = seqgan_rl.sample_sequences(model, 512, seed=args.seed)
     reward, oracle = env.get_attr("reward")[0], env.get_attr("task")[0].oracle
     lengths_N = torch.full((len(tokens_NT),), T)
     return reward(tokens_NT, lengths_N).mean().item(), oracle.log_prob(tokens_NT).mean().item()

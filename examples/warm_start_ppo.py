@@ -8,6 +8,7 @@ variety for it, which is why the number of different sequences stands beside the
 """
 
 import argparse
+import time
 
 import numpy as np
 import torch
@@ -45,13 +46,15 @@ seqgan_rl.warm_start(model, pretrained)
 
 def judge() -> tuple[float, int]:
     """Of 512 fresh sequences: the oracle's log-likelihood per token, and how many are different."""
-    tokens_NT = seqgan_rl.sample_sequences(model, 512)
+    tokens_NT = seqgan_rl.sample_sequences(model, 512, seed=args.seed)
     reward_N = env.get_attr("reward")[0](tokens_NT, torch.full((512,), T))
     return reward_N.mean().item(), len(tokens_NT.unique(dim=0))
 
 
 before = judge()
+start = time.perf_counter()
 model.learn(args.timesteps)
+seconds = time.perf_counter() - start
 after = judge()
 
 oracle = env.get_attr("task")[0].oracle
@@ -59,3 +62,4 @@ real_NT = oracle.sample(512, np.random.default_rng(args.seed))
 print(f"mean sequence reward of real sequences: {oracle.log_prob(real_NT).mean():.4f}")
 print(f"mean sequence reward: {before[0]:.4f} before, {after[0]:.4f} after")
 print(f"different sequences of 512: {before[1]} before, {after[1]} after")
+print(f"seconds of learning: {seconds:.0f}")

@@ -195,14 +195,13 @@ class TaskHolder:
         self, actions_B: NDArray[np.int64], active_B: NDArray[np.bool_], rngs: Sequence[np.random.Generator]
     ) -> StepResult:
         """One step of all active rows: tokens, rewards, and what follows from sequences that end."""
-        paid_B = np.zeros(len(active_B))
-        if self._penalty is not None:
+        rows, cost_R = np.flatnonzero(active_B), None
+        if self._penalty is not None:  # of the prefixes as they are before the action
             tokens_BT, lengths_B = self.episodes.tokens_BT, self.episodes.lengths_B
-            rows = np.flatnonzero(active_B)
-            paid_B[rows] = self._penalty(tokens_BT[rows], lengths_B[rows], actions_B[rows])
+            cost_R = self._penalty(tokens_BT[rows], lengths_B[rows], actions_B[rows])
         result = self.episodes.advance(actions_B, active_B, rngs, self.reward, self.policy_in_use())
-        if self._penalty is not None:
-            result = replace(result, reward_B=result.reward_B - paid_B)
+        if cost_R is not None:
+            result.reward_B[rows] -= cost_R
         finished = [tokens_T.copy() for tokens_T in self.episodes.tokens_BT[result.ended_B]]
         self._finished.extend(finished)
         if self.adversary is not None:

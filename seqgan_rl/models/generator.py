@@ -313,15 +313,15 @@ class _LSTMDecoder(Decoder):
             self._subtract_max = not bound < 60.0  # also for NaN
             if options.forbidden:
                 bias_A[torch.tensor(options.forbidden)] = -math.inf
-            # the bias as one more row of the weight, beside a hidden unit that is always 1: no copy of it a block
-            self._weight_HV = torch.cat(
+            # the bias as one more row of the weight (I = H + 1), beside a hidden unit that is always 1: no copy a block
+            self._weight_IV = torch.cat(
                 [
                     nn.functional.pad(weight_HA, (0, padded - A)),
                     nn.functional.pad(bias_A, (0, padded - A), value=-math.inf)[None],
                 ]
             )
         self._buffer = weight_HA.new_empty(rows_per_block(padded), padded)
-        self._hidden = weight_HA.new_ones(len(self._buffer), len(self._weight_HV))
+        self._inputs = weight_HA.new_ones(len(self._buffer), len(self._weight_IV))
 
     def absorb(self, tokens_R: Tensor, state: State) -> State:
         """See :meth:`Decoder.absorb`."""
@@ -336,9 +336,9 @@ class _LSTMDecoder(Decoder):
         picks_D = torch.empty(len(uniforms_D), dtype=torch.int64, device=tokens_R.device)
         for rows, draws, rows_in_block in blocks_of_draws(len(tokens_R), len(self._buffer), rows_D):
             hidden_RH[rows], cell_RH[rows] = self.absorb(tokens_R[rows], select(state, rows))
-            weights_RV, inputs_RH = self._buffer[: len(hidden_RH[rows])], self._hidden[: len(hidden_RH[rows])]
-            inputs_RH[:, :-1] = hidden_RH[rows]
-            torch.mm(inputs_RH, self._weight_HV, out=weights_RV)
+            weights_RV, inputs_RI = self._buffer[: len(hidden_RH[rows])], self._inputs[: len(hidden_RH[rows])]
+            inputs_RI[:, :-1] = hidden_RH[rows]
+            torch.mm(inputs_RI, self._weight_IV, out=weights_RV)
             if self._subtract_max:
                 weights_RV.sub_(weights_RV.amax(dim=1, keepdim=True))
             picks_D[draws] = pick_from_weights(weights_RV.exp_(), uniforms_D[draws], rows_in_block)

@@ -17,6 +17,7 @@ from seqgan_rl.discriminators import (
     DiscriminatorConfig,
     DiscriminatorTrainer,
     auc,
+    cnn,
     discriminators,
     paper_cnn,
     small_cnn,
@@ -308,3 +309,18 @@ def test_auc_equals_counting_pairs() -> None:
         assert auc(torch.from_numpy(real), torch.from_numpy(fake)) == pytest.approx(float(np.mean(pairs)), abs=1e-12)
     assert auc(torch.tensor([1.0]), torch.tensor([0.0])) == 1
     assert math.isnan(auc(torch.tensor([]), torch.tensor([0.0])))
+
+
+@pytest.mark.parametrize("pool", ["max", "sum"])
+def test_scoring_in_parts_is_scoring_at_once(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few sequences are pooled, scored or summed together, more than divide evenly too."""
+    discriminator = discriminators["small_cnn"](9, 6, widths=(1, 2, 3), filters=4, embedding_dim=4, pool=pool).eval()
+    tokens_BT = torch.randint(10, (103, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected_B = discriminator(tokens_BT)
+    for pooled, rows, block in ((1000, 1000, 1), (10, 3, 2), (7, 100, 5)):
+        monkeypatch.setattr(cnn, "POOLED_AT_ONCE", pooled)
+        monkeypatch.setattr(cnn, "ROWS_AT_ONCE", rows)
+        monkeypatch.setattr(cnn, "rows_per_block", lambda _, block=block: block)
+        torch.testing.assert_close(discriminator.score(tokens_BT), expected_B, rtol=0, atol=1e-6)
+    assert discriminator.score(tokens_BT[:0]).shape == (0,)
