@@ -22,7 +22,6 @@ from rollout import convolved_logits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqgan_rl.agents.policy_gradient import policy_gradient_loss
 from seqgan_rl.discriminators import CNNDiscriminator, DiscriminatorConfig, DiscriminatorTrainer, paper_cnn
 from seqgan_rl.models.generator import LSTMGenerator
 from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer
@@ -68,9 +67,9 @@ def milliseconds(function: Callable[[], Any], repeats: int) -> float:
     return 1000 * statistics.median(seconds[2:])
 
 
-def stepper(parameters: Any, loss: Callable[[], Tensor]) -> Callable[[], None]:
+def stepper(network: nn.Module, loss: Callable[[], Tensor], fused: bool = False) -> Callable[[], None]:
     """One Adam step on a loss."""
-    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=fused)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -94,7 +93,7 @@ def generator_rows(
         (
             "likelihood minibatch",
             milliseconds(lambda: trainer.update(batch_BT), repeats),
-            milliseconds(stepper(plain.parameters(), lambda: plain.loss(batch_BT)), repeats),
+            milliseconds(stepper(plain, lambda: plain.loss(batch_BT)), repeats),
         ),
         (
             f"sampling {B} sequences",
@@ -118,7 +117,7 @@ def discriminator_row(
     return (
         f"discriminator minibatch, {half} + {half}",
         milliseconds(lambda: trainer.train(data_NT[-half:]), max(3, repeats // 3)),
-        milliseconds(stepper(plain.parameters(), plain_loss), max(3, repeats // 5)),
+        milliseconds(stepper(plain, plain_loss), max(3, repeats // 5)),
     )
 
 
@@ -129,7 +128,7 @@ def update_rows(
     (B, T), reward = tokens_BT.shape, DiscriminatorReward(discriminator)
     q_BT, lengths_B = torch.rand(B, T), torch.full((B,), T)
     uniforms = torch.from_numpy(rng.random((B, T - 1, N, T), dtype=np.float32))
-    update = stepper(generator.parameters(), lambda: policy_gradient_loss(generator.log_prob(tokens_BT), q_BT, "mean"))
+    update = stepper(generator, lambda: generator.weighted_nll(tokens_BT, q_BT / B)[0], fused=True)
 
     def adversarial_update() -> None:
         action_values(generator, reward, generator.sample(B, rng=rng), lengths_B, uniforms)

@@ -106,10 +106,10 @@ class GeneratorActorCritic(BasePolicy):
         # seeded by the algorithm through torch's global generator
         self.rng = np.random.default_rng(int(torch.randint(2**62, ())))
         self._cache: tuple[Tensor, State, tuple[int, ...]] | None = None
+        can_fuse = self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW)
         self.optimizer = self.optimizer_class(
             self.parameters(),
-            lr=lr_schedule(1),  # type: ignore[call-arg]
-            **self.optimizer_kwargs,
+            **{"lr": lr_schedule(1), **({"fused": True} if can_fuse else {}), **self.optimizer_kwargs},
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -179,6 +179,11 @@ class GeneratorActorCritic(BasePolicy):
     def sequence_log_prob(self, tokens_BT: Tensor) -> Tensor:
         """Log-probability of every token of whole sequences under this policy, (B, T), 0 at PAD; differentiable."""
         return self.generator.log_prob(tokens_BT, forbidden=self.sampling_options.forbidden)
+
+    def weighted_nll(self, tokens_BT: Tensor, weights_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ weight * -log-probability over the tokens of whole sequences, a differentiable scalar, and the
+        log-probabilities (B, T), detached; see :meth:`Generator.weighted_nll`."""
+        return self.generator.weighted_nll(tokens_BT, weights_BT, self.sampling_options.forbidden)
 
     def _value(self, features: Tensor) -> Tensor:
         values: Tensor = self.value_head(features if self._arguments["value_gradient"] else features.detach())

@@ -9,14 +9,6 @@ from torch import Tensor
 BASELINES = ("none", "rollout", "position_mean", "leave_one_out", "learned")
 
 
-def policy_gradient_loss(logp_BT: Tensor, weight_BT: Tensor, reduction: str = "mean") -> Tensor:
-    """Scalar whose gradient is minus Eq. (7): summed over t, averaged over B ("mean"), or summed over both ("sum", as
-    in the authors' program)."""
-    # an impossible token (logp -inf) has weight 0 only where it is no action; keep 0 * inf out of the sum
-    loss_B = -torch.where(weight_BT == 0, 0.0, logp_BT * weight_BT.detach()).sum(dim=1)
-    return loss_B.mean() if reduction == "mean" else loss_B.sum()
-
-
 def reward_to_go(reward_BT: Tensor) -> Tensor:
     """Σ_{s≥t} r_s, (B, T): the action value that plain REINFORCE uses when nothing was rolled out."""
     return reward_BT.flip(1).cumsum(dim=1).flip(1)

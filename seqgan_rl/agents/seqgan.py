@@ -25,7 +25,6 @@ from seqgan_rl.agents.policy_gradient import (
     BASELINES,
     advantages,
     normalised,
-    policy_gradient_loss,
     reward_to_go,
 )
 from seqgan_rl.models.generator import Generator
@@ -250,7 +249,6 @@ class SeqGAN(OnPolicyAlgorithm):
     def _loss(self, batch: SequenceBatch) -> Tensor:
         """The loss of one batch; its gradient is minus the estimate of Eq. (7), plus the optional terms."""
         is_action_BT = batch.is_action_BT
-        logp_BT = self.policy.sequence_log_prob(batch.tokens_BT)
         learned = self.weights == "advantage" and self.baseline == "learned"
         value_BT = self.policy.sequence_values(batch.tokens_BT) if learned else None
         baseline = "none" if self.weights == "q" else self.baseline
@@ -265,9 +263,10 @@ class SeqGAN(OnPolicyAlgorithm):
         self.logger.record("agent/weight_spread", float(weight_BT[is_action_BT].std(correction=0)))
         if self.normalize:
             weight_BT = normalised(weight_BT, is_action_BT)
-        loss = policy_gradient_loss(logp_BT, weight_BT, self.loss)
-        logp_of_actions = logp_BT.detach()[is_action_BT]
-        self.logger.record("agent/entropy_sampled", -float(logp_of_actions.mean()))
+        # minus Eq. (7): summed over t; over B the mean, or the sum as in the authors' program
+        scale = 1 / len(weight_BT) if self.loss == "mean" else 1
+        loss, logp_BT = self.policy.weighted_nll(batch.tokens_BT, weight_BT * scale)
+        self.logger.record("agent/entropy_sampled", -float(logp_BT[is_action_BT].mean()))
         if value_BT is not None:
             loss = loss + self.vf_coef * (value_BT - batch.q_BT)[is_action_BT].square().mean()
         if self.ent_coef or self.kl_coef:

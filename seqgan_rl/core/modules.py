@@ -1,6 +1,7 @@
 """What is done to any network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 from contextlib import contextmanager
 
 import torch
@@ -30,6 +31,13 @@ def gradients_allowed() -> Iterator[None]:
     """Inside, networks can be made and trained even where the caller plays without gradients, as agents do."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def adam(parameters: Iterable[nn.Parameter], **options: Any) -> torch.optim.AdamW:
+    """AdamW in one pass over the weights, where the device has that; without ``weight_decay`` it is Adam."""
+    parameters = list(parameters)
+    is_fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    return torch.optim.AdamW(parameters, **{"weight_decay": 0.0, "fused": is_fused, **options})
 
 
 def check_device(name: str) -> None:

@@ -42,7 +42,7 @@ class Discriminator(nn.Module, ABC):
     def score(self, tokens_BT: Tensor) -> Tensor:
         """Logits in evaluation mode (dropout off) and without gradients, (B,), whatever mode the module is in."""
         if len(tokens_BT) == 0:
-            return torch.empty(0)
+            return torch.empty(0, device=self.device)
         with evaluation_mode(self):
             return torch.cat([self(part) for part in tokens_BT.split(ROWS_AT_ONCE)])
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from seqgan_rl.core.modules import evaluation_mode
 from seqgan_rl.discriminators.base import ROWS_AT_ONCE, Discriminator, discriminators
-from seqgan_rl.models.kernels import rows_per_block
+from seqgan_rl.models.kernels import linear, rows_per_block
 
 POOLED_AT_ONCE = 32_768
 """Sequences whose features are held together while they are scored: 225 MB for the paper's 1,720."""
@@ -37,6 +37,9 @@ class CNNDiscriminator(Discriminator):
             whose output layer is penalised with this times half its squared norm.
         init_scale: multiplies the initial embedding and output weights; 1 is the authors'. With a large vocabulary 0.3
             generalises better (docs/results.md, `corrected`).
+        precision: "float32", or "bfloat16": the large products in 16 bits (the highway, and the windows where they are
+            multiplied), everything else in 32. Faster where the processor or GPU has such products, much slower where
+            it has not; what it costs in accuracy is in docs/performance.md.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class CNNDiscriminator(Discriminator):
         token_dropout: float = 0.0,
         two_way_l2: float | None = None,
         init_scale: float = 1.0,
+        precision: str = "float32",
     ) -> None:
         counts = (filters,) * len(widths) if isinstance(filters, int) else tuple(filters)
         super().__init__(
@@ -67,11 +71,13 @@ class CNNDiscriminator(Discriminator):
             token_dropout=token_dropout,
             two_way_l2=two_way_l2,
             init_scale=init_scale,
+            precision=precision,
         )
-        _check(widths, counts, pool, highway, dropout, token_dropout)
+        _check(widths, counts, pool, highway, precision, dropout, token_dropout)
         self.sizes = [(w, f) for w, f in zip(widths, counts, strict=True) if w <= sequence_length]
         C, E = sum(f for _, f in self.sizes), embedding_dim
         self.pool, self.token_dropout, self.two_way_l2 = pool, token_dropout, two_way_l2
+        self.precision = precision
         # initial values as in the authors' program
         self.embedding = nn.Parameter(torch.empty(num_actions + 1, E).uniform_(-init_scale, init_scale))
         self.filters = nn.ParameterList([_truncated_normal(torch.empty(w, E, f)) for w, f in self.sizes])
@@ -102,7 +108,7 @@ class CNNDiscriminator(Discriminator):
     def score(self, tokens_BT: Tensor) -> Tensor:
         """See :meth:`Discriminator.score`; the tables serve many sequences."""
         if len(tokens_BT) == 0:
-            return torch.empty(0)
+            return torch.empty(0, device=self.device)
         with evaluation_mode(self):
             logits = [
                 self._head(features_BC)
@@ -114,7 +120,10 @@ class CNNDiscriminator(Discriminator):
     def _head(self, features_BC: Tensor) -> Tensor:
         """From pooled features to logits (B,)."""
         if self.highway is not None:
-            gate_BC, transform_BC = (layer(features_BC) for layer in self.highway)
+            gate_BC, transform_BC = (
+                self._linear(features_BC, layer.weight, layer.bias)  # type: ignore[arg-type]
+                for layer in self.highway
+            )
             features_BC = torch.lerp(features_BC, transform_BC.relu(), gate_BC.sigmoid())
         outputs = self.output(self.dropout(features_BC))
         return outputs[:, 0] if self.two_way_l2 is None else outputs[:, 1] - outputs[:, 0]
@@ -151,8 +160,8 @@ class CNNDiscriminator(Discriminator):
         w, U = len(weight_wEF), len(embedding_UE)
         num_windows = len(rows_BT) * (rows_BT.shape[1] - w + 1)
         if num_windows < U or (self.pool == "sum" and out is None):
-            pooled_BF = self._pool(_window_products(functional.embedding(rows_BT, embedding_UE), weight_wEF), bias_F)
-            return pooled_BF if out is None else out.copy_(pooled_BF)
+            activation_BPF = self._window_products(functional.embedding(rows_BT, embedding_UE), weight_wEF)
+            return self._pool(activation_BPF, bias_F, out)
         table_XF = torch.bmm(embedding_UE.expand(w, -1, -1), weight_wEF).flatten(0, 1)  # (w * U, F)
         starts_w = torch.arange(w, device=rows_BT.device) * U
         if out is None:
@@ -160,27 +169,34 @@ class CNNDiscriminator(Discriminator):
             return (largest_BF + bias_F).relu()
         size = rows_per_block(rows_BT.shape[1] * table_XF.shape[1])
         for part_BT, part_BF in zip(rows_BT.split(size), out.split(size), strict=True):
-            part_BF.copy_(self._pool(_window_sums(table_XF, part_BT.unfold(1, w, 1) + starts_w), bias_F))
+            self._pool(_window_sums(table_XF, part_BT.unfold(1, w, 1) + starts_w), bias_F, part_BF)
         return out
 
-    def _pool(self, activation_BPF: Tensor, bias_F: Tensor) -> Tensor:
-        """Bias, rectifier and pooling over positions, (B, F); bias and rectifier commute with the maximum."""
-        if self.pool == "max":
+    def _window_products(self, embedded_BTE: Tensor, weight_wEF: Tensor) -> Tensor:
+        """Activations of all windows, (B, P, F), as products of window and filter."""
+        w, E, F = weight_wEF.shape
+        windows_BPwE = embedded_BTE.unfold(1, w, 1).transpose(2, 3)  # (B, T-w+1, w, E)
+        (B, P), weight_FK = windows_BPwE.shape[:2], weight_wEF.view(w * E, F).T
+        return self._linear(windows_BPwE.reshape(B * P, w * E), weight_FK, None).view(B, P, F)
+
+    def _linear(self, x_RK: Tensor, weight_MK: Tensor, bias_M: Tensor | None) -> Tensor:
+        """A large product, in this network's precision."""
+        return linear(x_RK, weight_MK, bias_M, bfloat16=self.precision == "bfloat16")
+
+    def _pool(self, activation_BPF: Tensor, bias_F: Tensor, out: Tensor | None) -> Tensor:
+        """Bias, rectifier and pooling over positions, (B, F); bias and rectifier commute with the maximum. Where no
+        gradient is needed, into ``out``."""
+        if self.pool == "sum":
+            return torch.sum((activation_BPF + bias_F).relu(), dim=1, out=out)
+        if out is None:
             return (activation_BPF.amax(dim=1) + bias_F).relu()
-        return (activation_BPF + bias_F).relu().sum(dim=1)
+        return torch.amax(activation_BPF, dim=1, out=out).add_(bias_F).relu_()
 
     def penalty(self) -> Tensor | float:
         """The authors' L2 term: two_way_l2 * (||W||^2 + ||b||^2) / 2 of the output layer."""
         if not self.two_way_l2:
             return 0.0
         return self.two_way_l2 * 0.5 * (self.output.weight.square().sum() + self.output.bias.square().sum())
-
-
-def _window_products(embedded_BTE: Tensor, weight_wEF: Tensor) -> Tensor:
-    """Activations of all windows, (B, P, F), as products of window and filter."""
-    w, E, F = weight_wEF.shape
-    windows_BPwE = embedded_BTE.unfold(1, w, 1).transpose(2, 3)  # (B, T-w+1, w, E)
-    return windows_BPwE.reshape(*windows_BPwE.shape[:2], w * E) @ weight_wEF.view(w * E, F)
 
 
 def _window_sums(table_XF: Tensor, windows_BPw: Tensor) -> Tensor:
@@ -218,7 +234,13 @@ def _truncated_normal(tensor: Tensor) -> Tensor:
 
 
 def _check(
-    widths: tuple[int, ...], counts: tuple[int, ...], pool: str, highway: str, dropout: float, token_dropout: float
+    widths: tuple[int, ...],
+    counts: tuple[int, ...],
+    pool: str,
+    highway: str,
+    precision: str,
+    dropout: float,
+    token_dropout: float,
 ) -> None:
     if not widths or len(widths) != len(counts) or min(itertools.chain(widths, counts)) < 1 or min(widths) != 1:
         raise ValueError(f"widths and filters must be positive, equally many and include width 1: {widths}, {counts}")
@@ -226,6 +248,8 @@ def _check(
         raise ValueError(f'pool must be "max" or "sum", got {pool!r}')
     if highway not in ("none", "biased", "unbiased"):
         raise ValueError(f'highway must be "none", "biased" or "unbiased", got {highway!r}')
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f'precision must be "float32" or "bfloat16", got {precision!r}')
     for name, value in (("dropout", dropout), ("token_dropout", token_dropout)):
         if not 0 <= value < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {value}")

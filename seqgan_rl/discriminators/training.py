@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seqgan_rl.core.modules import gradients_allowed
+from seqgan_rl.core.modules import adam, gradients_allowed
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.discriminators.base import Discriminator
 
@@ -70,9 +70,7 @@ class DiscriminatorTrainer:
             raise ValueError("the discriminator needs real sequences, got none")
         self.discriminator, self.real_BT = discriminator.eval(), real_BT.to(discriminator.device)
         self.config, self.rng = config, rng
-        self.optimizer = torch.optim.AdamW(
-            discriminator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.optimizer = adam(discriminator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.minibatches = 0
 
     def train(self, fake_BT: Tensor, epochs: int = 1) -> dict[str, float]:

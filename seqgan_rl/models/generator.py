@@ -122,10 +122,14 @@ class Generator(nn.Module, ABC):
         logp_BT = self._token_log_prob(tokens_BT, tokens_BT.masked_fill(~is_token_BT, 0), options)
         return torch.where(is_token_BT, logp_BT, 0.0)
 
-    def weighted_nll(self, tokens_BT: Tensor, weights_BT: Tensor) -> Tensor:
-        """Sum of the negative log-likelihoods of the tokens times constant weights, (B, T); PAD costs nothing. Nats, a
-        differentiable scalar."""
-        return -(self.log_prob(tokens_BT) * weights_BT).sum()
+    def weighted_nll(
+        self, tokens_BT: Tensor, weights_BT: Tensor, forbidden: tuple[int, ...] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the negative log-likelihoods of the tokens times constant weights, (B, T), nats, a differentiable
+        scalar; and the log-probabilities, as of :meth:`log_prob` but detached. A token of weight 0 costs nothing, and
+        neither does PAD."""
+        logp_BT = self.log_prob(tokens_BT, forbidden=forbidden)
+        return -torch.where(weights_BT == 0, 0.0, logp_BT * weights_BT).sum(), logp_BT.detach()
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Next-token logits before every token, (B, T, A): column t has read the tokens before t. Differentiable."""
@@ -249,16 +253,19 @@ class LSTMGenerator(Generator):
         """See :meth:`Generator.logits`."""
         return self.features(tokens_BT) @ self.output_weight + self.output_bias
 
-    def weighted_nll(self, tokens_BT: Tensor, weights_BT: Tensor) -> Tensor:
+    def weighted_nll(
+        self, tokens_BT: Tensor, weights_BT: Tensor, forbidden: tuple[int, ...] = ()
+    ) -> tuple[Tensor, Tensor]:
         """See :meth:`Generator.weighted_nll`; gradients of the output layer are formed on the way."""
         is_token_BT = tokens_BT != self.pad_id
-        return linear_weighted_nll(
+        nll, logp_R = linear_weighted_nll(
             self.features(tokens_BT).flatten(0, 1),
             self.output_weight,
-            self.output_bias,
+            self._output_bias(forbidden),
             tokens_BT.masked_fill(~is_token_BT, 0).flatten(),
             (weights_BT * is_token_BT).flatten(),
         )
+        return nll, torch.where(is_token_BT, logp_R.view(tokens_BT.shape), 0.0)
 
     def next_logits(self, prefixes_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Generator.next_logits`; the output layer is applied once a row."""
@@ -270,12 +277,16 @@ class LSTMGenerator(Generator):
         if options.filters:
             return super()._token_log_prob(tokens_BT, targets_BT, options)
         hidden_RH = self.features(tokens_BT).flatten(0, 1) / options.temperature
-        bias_A = self.output_bias / options.temperature
-        if options.forbidden:
-            check_forbidden(options.forbidden, self.num_actions)
-            bias_A = bias_A.index_fill(0, torch.tensor(options.forbidden, device=bias_A.device), -math.inf)
+        bias_A = self._output_bias(options.forbidden) / options.temperature
         logp_R = linear_log_prob(hidden_RH, self.output_weight, bias_A, targets_BT.flatten())
         return logp_R.view(tokens_BT.shape)
+
+    def _output_bias(self, forbidden: tuple[int, ...]) -> Tensor:
+        """The output bias, -inf at every forbidden token."""
+        if not forbidden:
+            return self.output_bias
+        check_forbidden(forbidden, self.num_actions)
+        return self.output_bias.index_fill(0, torch.tensor(forbidden, device=self.output_bias.device), -math.inf)
 
     def _rows(self, tokens: Tensor) -> Tensor:
         """Embedding rows of tokens; PAD is the start symbol."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqgan_rl.core.modules import evaluation_mode
+from seqgan_rl.core.modules import adam, evaluation_mode
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.models.generator import Generator
 
@@ -64,7 +64,7 @@ def nll_per_token(generator: Generator, tokens_BT: Tensor, **options: Any) -> fl
 def likelihood_loss(generator: Generator, tokens_BT: Tensor) -> Tensor:
     """Mean negative log-likelihood per token of a minibatch, nats; differentiable scalar."""
     is_token_BT = tokens_BT != generator.pad_id
-    return generator.weighted_nll(tokens_BT, is_token_BT / is_token_BT.sum())
+    return generator.weighted_nll(tokens_BT, is_token_BT / is_token_BT.sum())[0]
 
 
 class LikelihoodTrainer:
@@ -89,7 +89,7 @@ class LikelihoodTrainer:
             raise ValueError(f"training and validation need sequences, got {len(train_BT)} and {len(valid_BT)}")
         self.generator, self.config, self.rng = generator, config, rng
         self.train_BT, self.valid_BT = train_BT, valid_BT
-        self.optimizer = torch.optim.Adam(generator.parameters(), lr=config.learning_rate)
+        self.optimizer = adam(generator.parameters(), lr=config.learning_rate)
         self.epoch, self.done = 0, False
         # a trained generator that gets no better keeps the weights it came with
         self.best_nll = nll_per_token(generator, valid_BT) if config.patience else float("inf")

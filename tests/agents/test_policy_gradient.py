@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from seqgan_rl import GeneratorPolicy, SeqGAN, make_sb3_env
-from seqgan_rl.agents.policy_gradient import BASELINES, advantages, normalised, policy_gradient_loss, reward_to_go
+from seqgan_rl.agents.policy_gradient import BASELINES, advantages, normalised, reward_to_go
 from seqgan_rl.agents.seqgan import SequenceBatch
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.envs.exact import ExactTask, SequenceTree, TableReward, table_reward
@@ -113,7 +113,7 @@ def test_any_baseline_of_the_state_leaves_the_exact_gradient(size: str) -> None:
     value_NT = agent.policy.sequence_values(tokens_NT).detach()
     assert value_NT[is_action_NT].std() > 0.05
     weight_NT = p_N1 * advantages(q_NT, is_action_NT, "learned", value_NT)
-    loss = policy_gradient_loss(agent.policy.sequence_log_prob(tokens_NT), weight_NT, "sum")
+    loss, _ = agent.policy.weighted_nll(tokens_NT, weight_NT)
     assert (-gradient(agent, loss) - exact_gradients(agent, task)[0]).abs().max() <= 1e-9
 
 
@@ -241,9 +241,17 @@ def test_reward_to_go_sums_from_here_on() -> None:
 
 def test_mean_and_sum_differ_by_the_number_of_sequences_only() -> None:
     """Eq. (7) is summed over t and averaged over sequences, never over t: the gradient scale of pitfall 3."""
-    logp_BT, weight_BT = torch.full((4, 3), -2.0), torch.full((4, 3), 0.5)
-    assert float(policy_gradient_loss(logp_BT, weight_BT, "mean")) == 3.0
-    assert float(policy_gradient_loss(logp_BT, weight_BT, "sum")) == 12.0
+    task = make_task(next(iter(SIZES)))
+    tokens_BT, lengths_B = (part[:5] for part in task.tree.sequences())
+    is_action_BT = torch.arange(4) < lengths_B[:, None]
+    q_BT = torch.where(is_action_BT, 0.5, 0.0)
+    losses = {}
+    for reduction in ("mean", "sum"):
+        agent = make_agent(task.tree, weights="q", normalize=False, loss=reduction)
+        losses[reduction] = float(agent._loss(SequenceBatch(tokens_BT, is_action_BT, q_BT, q_BT[:, 0])).detach())
+        logp_BT = agent.policy.sequence_log_prob(tokens_BT).detach()
+    assert losses["sum"] == pytest.approx(-0.5 * float(logp_BT.sum()), rel=1e-5)
+    assert losses["mean"] == pytest.approx(losses["sum"] / 5, rel=1e-5)
 
 
 def test_an_unknown_baseline_is_named() -> None:

@@ -165,6 +165,21 @@ def test_token_dropout_reads_pad_in_place_of_tokens() -> None:
     assert 850 < is_pad_B.sum() < 950  # 900 expected, five standard deviations
 
 
+@pytest.mark.parametrize("options", [{"highway": "biased"}, {"highway": "unbiased", "pool": "sum"}], ids=str)
+def test_sixteen_bits_change_rewards_by_less_than_a_twentieth_and_gradients_little(options: dict[str, Any]) -> None:
+    """The error that docs/performance.md states, on D's probability; the gradient keeps its direction."""
+    exact, rough, tokens_BT = make_cnn(**options), make_cnn(**options, precision="bfloat16"), some_tokens(200)
+    expected_B, got_B = exact.score(tokens_BT), rough.score(tokens_BT)
+    error_B = (got_B.sigmoid() - expected_B.sigmoid()).abs()
+    assert got_B.dtype == torch.float32
+    assert 0 < error_B.max() < 0.05
+    gradients = [
+        torch.cat([p.flatten() for p in torch.autograd.grad(network(tokens_BT).sum(), list(network.parameters()))])
+        for network in (exact, rough)
+    ]
+    assert functional.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.999
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -174,6 +189,7 @@ def test_token_dropout_reads_pad_in_place_of_tokens() -> None:
         ({"widths": (1, 2), "filters": (3, 0)}, "must be positive"),
         ({"pool": "mean"}, 'pool must be "max" or "sum", got \'mean\''),
         ({"highway": "yes"}, "highway must be"),
+        ({"precision": "float16"}, 'precision must be "float32" or "bfloat16", got \'float16\''),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"token_dropout": -0.1}, "token_dropout must lie in"),
     ],
