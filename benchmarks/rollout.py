@@ -1,14 +1,17 @@
 """Time of one rollout reward, beside the plain loop that other implementations use, in one run.
 
-    python benchmarks/rollout.py [--batch 64 --length 20 --vocabulary 5000 --rollouts 16 --threads 2]
+    python benchmarks/rollout.py [--batch 64 --length 20 --vocabulary 5000 --rollouts 16 --threads 2 --device cpu]
 
 The unit of work is the paper's: B=64 sequences of T=20 tokens, V=5000, N=16 completions of each of the T-1 prefixes,
 scored by the paper's discriminator (1,720 filters, highway). The plain loop finishes one prefix and one rollout at a
 time, draws with ``torch.multinomial`` and convolves every window; it is linear in N, so only some of its rollouts are
-run and the time is scaled. Both estimate the same values, and the means are compared.
+run and the time is scaled. Both estimate the same values, and the means are compared. Beside it the same with the
+sampler through ``torch.compile`` (where there is a C++ compiler), and with the discriminator in 16 bits, and what these
+change in D(Y).
 """
 
 import argparse
+import copy
 import platform
 import resource
 import statistics
@@ -21,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqgan_rl.discriminators import CNNDiscriminator, paper_cnn
+from seqgan_rl.models.compiled import set_compiled
 from seqgan_rl.models.generator import LSTMGenerator
 from seqgan_rl.rewards import DiscriminatorReward
 from seqgan_rl.rollout import action_values
@@ -29,12 +33,12 @@ from seqgan_rl.rollout import action_values
 @torch.no_grad()
 def plain_loop(generator: LSTMGenerator, discriminator: CNNDiscriminator, tokens_BT: Tensor, rollouts: int) -> Tensor:
     """Action values (B, T) as the published ports compute them."""
-    B, T = tokens_BT.shape
-    q_BT = torch.zeros(B, T)
+    (B, T), device = tokens_BT.shape, tokens_BT.device
+    q_BT = torch.zeros(B, T, device=device)
     for _ in range(rollouts):
         for t in range(1, T):
             completed_BT, state = tokens_BT.clone(), generator.initial_state(B)
-            last_B = torch.full((B,), generator.pad_id)
+            last_B = torch.full((B,), generator.pad_id, device=device)
             for s in range(T):
                 logits_BV, state = generator.step(last_B, state)
                 if s >= t:
@@ -62,18 +66,20 @@ def convolved_logits(discriminator: CNNDiscriminator, tokens_BT: Tensor) -> Tens
 
 
 def timed(function: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
-    """Median seconds over ``repeats`` calls, and the last result."""
+    """Median seconds over ``repeats`` calls, and the last result; a GPU's work is waited for."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         result = function()
+        if result.is_cuda:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds), result
 
 
 def floor_seconds(B: int, T: int, V: int, N: int, discriminator: CNNDiscriminator, H: int = 32) -> dict[str, float]:
-    """What the arithmetic alone takes at the best rates measured here: the GEMMs of the output layer, the filter tables
-    and the highway (by torch.mm or as oneDNN's 1x1 convolution), and the exponentials in cache."""
+    """What the arithmetic alone takes at the best rates of the CPU, measured here: the GEMMs of the output layer, the
+    filter tables and the highway (by torch.mm or as oneDNN's 1x1 convolution), and the exponentials in cache."""
     draws = B * N * (T - 1) * (T - 2) / 2 + B * (T - 1)  # N completions share their first distribution
     sequences, C = B * (N * (T - 1) + 1), len(discriminator.filter_bias)
     E = discriminator.embedding.shape[1]
@@ -97,38 +103,73 @@ def floor_seconds(B: int, T: int, V: int, N: int, discriminator: CNNDiscriminato
     return seconds
 
 
+def peak_mb() -> float:
+    """Largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_16_bits(discriminator: CNNDiscriminator) -> CNNDiscriminator:
+    """The same weights, multiplied in 16 bits."""
+    rough = copy.deepcopy(discriminator)
+    rough.precision = "bfloat16"
+    return rough
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("batch", 64), ("length", 20), ("vocabulary", 5000), ("rollouts", 16), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--reference-rollouts", type=int, default=1, help="of the plain loop; its time is scaled to N")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
+    device, on_cpu = torch.device(options.device), options.device == "cpu"
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     B, T, V, N = options.batch, options.length, options.vocabulary, options.rollouts
-    generator, discriminator = LSTMGenerator(V, T), paper_cnn(V, T).eval()
+    generator, discriminator = LSTMGenerator(V, T).to(device), paper_cnn(V, T).eval().to(device)
     tokens_BT = generator.sample(B, rng=np.random.default_rng(0))
-    uniforms = torch.from_numpy(np.random.default_rng(1).random((B, T - 1, N, T), dtype=np.float32))
-    lengths_B, reward = torch.full((B,), T), DiscriminatorReward(discriminator)
+    uniforms = torch.from_numpy(np.random.default_rng(1).random((B, T - 1, N, T), dtype=np.float32)).to(device)
+    lengths_B, exact = torch.full((B,), T, device=device), DiscriminatorReward(discriminator)
+    rough = DiscriminatorReward(in_16_bits(discriminator))
 
-    ours, ours_BT = timed(
-        lambda: action_values(generator, reward, tokens_BT, lengths_B, uniforms), repeats=options.repeats
-    )
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    def ours(reward: DiscriminatorReward, repeats: int) -> tuple[float, Tensor, float]:
+        seconds, q_BT = timed(lambda: action_values(generator, reward, tokens_BT, lengths_B, uniforms), repeats)
+        return seconds, q_BT, peak_mb()
+
+    ours(exact, 1)  # on a GPU, captures its graph
+    eager, eager_BT, eager_mb = ours(exact, options.repeats)
+    in_16, _, _ = ours(rough, 1)
+    probe_RT = torch.randint(V, (2048, T)).to(device)
+    error_R = rough.score(probe_RT, lengths_B) - exact.score(probe_RT, lengths_B)
     part, plain_BT = timed(
         lambda: plain_loop(generator, discriminator, tokens_BT, options.reference_rollouts), repeats=1
     )
     plain = part * N / options.reference_rollouts
-    parts = floor_seconds(B, T, V, N, discriminator)
-    floor = sum(parts.values())
-    print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}; B={B} T={T} V={V} N={N}")
-    print(f"  this library       {ours:8.3f} s   (median of {options.repeats}; peak memory {peak_mb:.0f} MB)")
-    print(f"  plain loop         {plain:8.3f} s   ({options.reference_rollouts} of {N} rollouts run, scaled)")
-    print(f"  ratio              {plain / ours:8.1f}")
-    print(f"  floor              {floor:8.3f} s   (the arithmetic at the best rates measured here; {floor / ours:.0%})")
-    print(f"                     {', '.join(f'{name} {seconds:.2f}' for name, seconds in parts.items())}")
-    print(f"  mean action value  {ours_BT.mean():8.4f} (ours) {plain_BT.mean():.4f} (plain loop)")
+    error = f"D(Y) changes by {error_R.abs().max():.4f} at the most, {error_R.mean():+.5f} on average"
+    lines = [
+        ("this library", eager, f"median of {options.repeats}; peak memory {eager_mb:.0f} MB"),
+        ("  D in 16 bits", in_16, error),
+        ("plain loop", plain, f"{options.reference_rollouts} of {N} rollouts run, scaled; ratio {plain / eager:.1f}"),
+    ]
+    if on_cpu:
+        set_compiled(True)
+        ours(exact, 1)  # compiles
+        compiled, compiled_BT, compiled_mb = ours(exact, options.repeats)
+        parts = floor_seconds(B, T, V, N, discriminator)
+        floor = sum(parts.values())
+        mean = f"mean action value {compiled_BT.mean():.4f}"
+        lines += [
+            ("compiled", compiled, f"peak memory {compiled_mb:.0f} MB; {mean}"),
+            ("floor", floor, f"{floor / eager:.0%} of our time, {floor / compiled:.0%} of the compiled"),
+            *(("  " + name, seconds, "") for name, seconds in parts.items()),
+        ]
+    print(
+        f"{platform.machine()}, {device}, {options.threads} threads, torch {torch.__version__}; B={B} T={T} V={V} N={N}"
+    )
+    for name, seconds, remark in lines:
+        print(f"  {name:18} {seconds:8.3f} s   {remark}")
+    print(f"  mean action value: {eager_BT.mean():.4f}, of the plain loop {plain_BT.mean():.4f}")
 
 
 if __name__ == "__main__":

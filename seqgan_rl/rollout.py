@@ -79,14 +79,17 @@ def action_values(
     B, T = tokens_BT.shape
     device = tokens_BT.device
     first_B = torch.zeros_like(lengths_B) if start_B is None else start_B
-    # unfinished prefixes Y_{1:t} longer than the prompt, ordered by t
-    is_open_TB = torch.arange(1, T, device=device)[:, None] < lengths_B
-    is_open_TB &= torch.arange(1, T, device=device)[:, None] > first_B
-    column_P, b_P = is_open_TB.nonzero().unbind(1)  # column t-1 holds the value of y_t
-    everyone_B = torch.arange(B, device=device)
+    decoder, everyone_B, counts_T = decoder_of(policy, options), torch.arange(B, device=device), None
+    # prefixes Y_{1:t}, ordered by t; column t-1 holds the value of y_t
+    if decoder.is_static:  # all of them, for the device is not asked which are open; what is none is put right below
+        column_P, b_P = torch.arange((T - 1) * B, device=device) // max(B, 1), everyone_B.repeat(T - 1)
+        counts_T = (0, *(B,) * (T - 1))
+    else:  # those that are unfinished and longer than the prompt
+        t_T1 = torch.arange(1, T, device=device)[:, None]
+        column_P, b_P = ((t_T1 < lengths_B) & (t_T1 > first_B)).nonzero().unbind(1)
     q_BT = torch.zeros(B, T, device=device)
     q_BT[b_P, column_P], q_BT[everyone_B, lengths_B - 1] = _values(
-        decoder_of(policy, options),
+        decoder,
         reward,
         tokens_BT,
         lengths_B,
@@ -94,6 +97,7 @@ def action_values(
         column_P + 1,
         uniforms_BTNT[b_P, column_P],
         everyone_B,
+        counts_T,
     )
     column_T = torch.arange(T, device=device)
     is_over_BT = column_T >= lengths_B[:, None]
@@ -112,17 +116,17 @@ def _values(
     start_P: Tensor,
     uniforms_PNT: Tensor,
     done_F: Tensor,
+    counts_T: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean rewards of N completions of the first ``start_P`` tokens of rows ``source_P`` (sorted by start), Eq. (3),
-    and the rewards of the finished rows ``done_F``, all scored in one call: (P,) and (F,)."""
-    P, N, T = uniforms_PNT.shape
+    """Mean rewards of N completions of the first ``start_P`` tokens of rows ``source_P`` (sorted by start; ``counts_T``
+    of :func:`complete`), Eq. (3), and rewards of the finished rows ``done_F``, all scored in one call: (P,), (F,)."""
+    P, N, _ = uniforms_PNT.shape
     if N < 1:
         raise ValueError("num_rollouts must be at least 1, got 0 blocks of uniforms")
     if not reward.reads_sequences:
         ones = torch.ones(P + len(done_F), dtype=torch.int64, device=tokens_BT.device)
         return reward.score(ones[:, None], ones).split([P, len(done_F)])
-    full_RT, ends_R = complete(
-        decoder, tokens_BT, source_P.repeat_interleave(N), start_P.repeat_interleave(N), uniforms_PNT.reshape(P * N, T)
-    )
+    full_RT, ends_R = complete(decoder, tokens_BT, source_P, start_P, uniforms_PNT, counts_T)
     scores = reward.score(torch.cat([full_RT, tokens_BT[done_F]]), torch.cat([ends_R, lengths_B[done_F]]))
+    decoder.check()
     return scores[: P * N].view(P, N).mean(dim=1), scores[P * N :]

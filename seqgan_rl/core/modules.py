@@ -1,8 +1,8 @@
 """What is done to any network."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn

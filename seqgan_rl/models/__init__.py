@@ -1,1 +1,3 @@
 """Generators, their likelihood training, and the oracle."""
+
+from seqgan_rl.models import transformer as transformer  # registers its generator

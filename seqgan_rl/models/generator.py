@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from seqgan_rl.core.registry import Registry
-from seqgan_rl.models.decoding import Decoder, State, blocks_of_draws, complete, select
-from seqgan_rl.models.kernels import linear_log_prob, linear_weighted_nll, rows_per_block
-from seqgan_rl.models.sampling import PLAIN, SamplingOptions, check_forbidden, padded_size, pick_from_weights
+from seqgan_rl.models.decoding import Decoder, State, complete
+from seqgan_rl.models.kernels import linear_log_prob, linear_weighted_nll
+from seqgan_rl.models.lstm_decoder import LSTMDecoder, lstm_state
+from seqgan_rl.models.sampling import PLAIN, SamplingOptions, check_forbidden
 
 
 class Generator(nn.Module, ABC):
@@ -98,10 +99,15 @@ class Generator(nn.Module, ABC):
         options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, forbidden=forbidden)
         uniforms_BT = torch.from_numpy(rng.random((n, T), dtype=np.float32)).to(self.device)
         tokens_BT = torch.full((n, T), self.pad_id, dtype=torch.int64, device=self.device)
-        tokens_BT[:, : len(prefix_ids)] = torch.tensor(prefix_ids, dtype=torch.int64, device=self.device)
+        if prefix_ids:
+            tokens_BT[:, : len(prefix_ids)] = torch.tensor(prefix_ids, dtype=torch.int64, device=self.device)
         source_B = torch.arange(n, device=self.device)
-        start_B = torch.full_like(source_B, len(prefix_ids))
-        return complete(self.decoder(options), tokens_BT, source_B, start_B, uniforms_BT)[0]
+        start_B, counts_T = torch.full_like(source_B, len(prefix_ids)), [0] * T
+        counts_T[len(prefix_ids)] = n
+        decoder = self.decoder(options)
+        sequences_BT, _ = complete(decoder, tokens_BT, source_B, start_B, uniforms_BT[:, None], tuple(counts_T))
+        decoder.check()
+        return sequences_BT
 
     def log_prob(
         self,
@@ -214,6 +220,8 @@ class LSTMGenerator(Generator):
         )
         if embedding_dim < 1 or hidden_dim < 1:
             raise ValueError(f"embedding_dim and hidden_dim must be at least 1, got {embedding_dim} and {hidden_dim}")
+        if start_token is not None and not (isinstance(start_token, int) and 0 <= start_token < num_actions):
+            raise ValueError(f"start_token must be None or an action in [0, {num_actions}), got {start_token!r}")
         A, E, H = num_actions, embedding_dim, hidden_dim
         self.start_token, self.hidden_dim = start_token, H
         self.embedding = nn.Parameter(torch.empty(A + (start_token is None), E))
@@ -236,7 +244,7 @@ class LSTMGenerator(Generator):
 
     def decoder(self, options: SamplingOptions = PLAIN) -> Decoder:
         """A decoder with the input product tabulated and the softmax fused with the draw; general one for top-k/p."""
-        return Decoder(self, options) if options.filters else _LSTMDecoder(self, options)
+        return Decoder(self, options) if options.filters else LSTMDecoder(self, options)
 
     def features(self, tokens_BT: Tensor) -> Tensor:
         """Hidden state from which each token is predicted, (B, T, H): column t has read the tokens before t."""
@@ -295,62 +303,4 @@ class LSTMGenerator(Generator):
     def _cell(self, inputs_BG: Tensor, state: State) -> State:
         """One LSTM step from ``inputs_BG`` = embedding @ input_weight; G = 4H."""
         gates_BG = torch.addmm(self.gate_bias, state[0], self.recurrent_weight) + inputs_BG
-        return _lstm_state(gates_BG, state[1])
-
-
-def _lstm_state(gates_BG: Tensor, cell_BH: Tensor) -> State:
-    """New (hidden, cell) from the four gate pre-activations."""
-    H = cell_BH.shape[1]
-    input_BH, forget_BH, output_BH = gates_BG[:, : 3 * H].sigmoid().chunk(3, dim=1)
-    cell_BH = forget_BH * cell_BH + input_BH * gates_BG[:, 3 * H :].tanh()
-    return output_BH * cell_BH.tanh(), cell_BH
-
-
-class _LSTMDecoder(Decoder):
-    """The LSTM as a sampler: embedding @ input weights as a table, logits never stored beyond a cache-sized block."""
-
-    def __init__(self, generator: LSTMGenerator, options: SamplingOptions) -> None:
-        super().__init__(generator, options)
-        with torch.no_grad():
-            A, padded = generator.num_actions, padded_size(generator.num_actions)
-            table_AG = torch.addmm(generator.gate_bias, generator.embedding, generator.input_weight)
-            if generator.start_token is not None:
-                table_AG = torch.cat([table_AG, table_AG[generator.start_token, None]])
-            self._table_AG, self._recurrent_HG = table_AG, generator.recurrent_weight.detach().clone()
-            weight_HA = generator.output_weight / options.temperature
-            bias_A = generator.output_bias / options.temperature
-            # exp(logit) cannot overflow below this bound, since |hidden| <= 1; else subtract the maximum first
-            bound = float((weight_HA.abs().sum(dim=0) + bias_A.abs()).max())
-            self._subtract_max = not bound < 60.0  # also for NaN
-            if options.forbidden:
-                bias_A[torch.tensor(options.forbidden)] = -math.inf
-            # the bias as one more row of the weight (I = H + 1), beside a hidden unit that is always 1: no copy a block
-            self._weight_IV = torch.cat(
-                [
-                    nn.functional.pad(weight_HA, (0, padded - A)),
-                    nn.functional.pad(bias_A, (0, padded - A), value=-math.inf)[None],
-                ]
-            )
-        self._buffer = weight_HA.new_empty(rows_per_block(padded), padded)
-        self._inputs = weight_HA.new_ones(len(self._buffer), len(self._weight_IV))
-
-    def absorb(self, tokens_R: Tensor, state: State) -> State:
-        """See :meth:`Decoder.absorb`."""
-        gates_RG = torch.addmm(self._table_AG[tokens_R], state[0], self._recurrent_HG)
-        return _lstm_state(gates_RG, state[1])
-
-    def next(
-        self, tokens_R: Tensor, state: State, uniforms_D: Tensor, rows_D: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """See :meth:`Decoder.next`; block by block, exp in place, one buffer for all blocks."""
-        hidden_RH, cell_RH = torch.empty_like(state[0]), torch.empty_like(state[1])
-        picks_D = torch.empty(len(uniforms_D), dtype=torch.int64, device=tokens_R.device)
-        for rows, draws, rows_in_block in blocks_of_draws(len(tokens_R), len(self._buffer), rows_D):
-            hidden_RH[rows], cell_RH[rows] = self.absorb(tokens_R[rows], select(state, rows))
-            weights_RV, inputs_RI = self._buffer[: len(hidden_RH[rows])], self._inputs[: len(hidden_RH[rows])]
-            inputs_RI[:, :-1] = hidden_RH[rows]
-            torch.mm(inputs_RI, self._weight_IV, out=weights_RV)
-            if self._subtract_max:
-                weights_RV.sub_(weights_RV.amax(dim=1, keepdim=True))
-            picks_D[draws] = pick_from_weights(weights_RV.exp_(), uniforms_D[draws], rows_in_block)
-        return picks_D, (hidden_RH, cell_RH)
+        return lstm_state(gates_BG, state[1])

@@ -41,7 +41,9 @@ def _convolution_is_faster(x_RK: Tensor) -> bool:
     """Whether a 1x1 convolution (oneDNN) multiplies faster than MKL, which takes its AVX2 path on AMD's processors:
     measured, 2 times on Zen 5. With one thread torch does not send it to oneDNN."""
     is_float_on_cpu = x_RK.device.type == "cpu" and x_RK.dtype == torch.float32
-    return is_float_on_cpu and torch.get_num_threads() > 1 and _has_amd_processor() and bool(torch.backends.mkldnn.enabled)
+    return (
+        is_float_on_cpu and torch.get_num_threads() > 1 and _has_amd_processor() and bool(torch.backends.mkldnn.enabled)
+    )
 
 
 @functools.cache

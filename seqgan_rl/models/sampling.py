@@ -1,12 +1,14 @@
 """Draw tokens from logits by a two-level inverse CDF, and the filters (temperature, top-k, top-p) that reshape them.
 
 One uniform number per row, where ``torch.multinomial`` draws one per row and vocabulary entry
-(``benchmarks/rollout.py`` has both). Letters: R rows, D draws, V entries, padded to a multiple of the block length.
+(``benchmarks/rollout.py`` has both). Letters: R rows, N draws a row, V entries, padded to K blocks of C entries.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,7 +50,7 @@ class SamplingOptions:
         """Reshaped logits, same shape; a token that cannot be drawn has -inf."""
         logits_RV = logits_RV / self.temperature
         if self.forbidden:
-            logits_RV = logits_RV.index_fill(-1, torch.tensor(self.forbidden, device=logits_RV.device), -math.inf)
+            logits_RV = logits_RV.index_fill(-1, ids_on(self.forbidden, logits_RV.device), -math.inf)
         if self.top_k is not None and self.top_k < logits_RV.shape[-1]:
             kth = logits_RV.topk(self.top_k, dim=-1).values[..., -1:]
             logits_RV = logits_RV.masked_fill(logits_RV < kth, -math.inf)
@@ -61,6 +63,13 @@ class SamplingOptions:
 
 
 PLAIN = SamplingOptions()
+
+
+@functools.lru_cache(maxsize=32)
+def ids_on(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """Token ids as an index, int64. Kept, so that a GPU is not waited for at every step for the same few numbers."""
+    with torch.inference_mode(False):
+        return torch.tensor(ids, dtype=torch.int64, device=device)
 
 
 def check_forbidden(forbidden: Sequence[int], num_actions: int) -> None:
@@ -77,39 +86,88 @@ def padded_size(num_actions: int) -> int:
     return -(-num_actions // CDF_BLOCK) * CDF_BLOCK
 
 
-def pick_from_weights(weights_RV: Tensor, uniforms_D: Tensor, rows_D: Tensor | None = None) -> Tensor:
+def pick_from_weights(weights_RV: Tensor, uniforms: Tensor) -> Tensor:
     """Inverse-CDF draw from unnormalised weights: the first index at which the running sum exceeds u times the total.
 
     Args:
         weights_RV: weights >= 0, float, (R, V); V should be a multiple of ``CDF_BLOCK`` (else it is copied once).
-        uniforms_D: numbers in [0, 1), one a draw, (D,).
-        rows_D: which row each draw is from, int64, (D,); None draws once from each row.
+        uniforms: numbers in [0, 1): one a row, (R,), or N draws from each row, (R, N).
 
     Returns:
-        Drawn indices, int64, (D,). An index of weight 0 is never drawn.
+        Drawn indices, int64, shaped as the uniforms. An index of weight 0 is never drawn.
     """
+    found = pick_block(weights_RV, uniforms.view(len(weights_RV), -1))
+    require_distributions(found.is_valid)
+    return pick_inside(found).view(uniforms.shape)
+
+
+class Found(NamedTuple):
+    """What the first level of the inverse CDF leaves to the second."""
+
+    block_RN: Tensor
+    """The block that holds the drawn entry, int64."""
+    inner_RNC: Tensor
+    """Its weights."""
+    rest_RN: Tensor
+    """The running sum to be exceeded within it."""
+    is_valid: Tensor
+    """Whether every row of weights can be drawn from, bool, ()."""
+
+
+def pick_block(weights_RV: Tensor, uniforms_RN: Tensor) -> Found:
+    """First level: the block of each draw. Nothing is read back to the host; weights that are no distribution give
+    some block and ``is_valid`` False."""
     R, V = weights_RV.shape
     if V % CDF_BLOCK:
         weights_RV = torch.nn.functional.pad(weights_RV, (0, padded_size(V) - V))
-    blocks_RKC = weights_RV.view(R, -1, CDF_BLOCK)  # (R, K blocks, C entries)
-    cdf_RK = blocks_RKC.sum(dim=-1).cumsum(dim=-1)
-    total_R = cdf_RK[:, -1]
-    if not bool(((total_R > 0) & (total_R < math.inf)).all()):
+    blocks_RKC = weights_RV.view(R, -1, CDF_BLOCK)
+    sums_RK = blocks_RKC.sum(dim=-1)
+    cdf_RK, total_R1 = _running_sum(sums_RK)
+    is_valid = ((cdf_RK[:, -1] > 0) & (cdf_RK[:, -1] < math.inf)).all()
+    target_RN = _below(uniforms_RN * total_R1, total_R1)
+    block_RN = _first_above(target_RN, cdf_RK, sums_RK)
+    before_RN = torch.where(block_RN > 0, cdf_RK.gather(1, (block_RN - 1).clamp_min(0)), 0.0)
+    inner_RNC = blocks_RKC[torch.arange(R, device=weights_RV.device)[:, None], block_RN]
+    return Found(block_RN, inner_RNC, target_RN - before_RN, is_valid)
+
+
+def pick_inside(found: Found) -> Tensor:
+    """Second level: the entry within the block; indices into the whole row, int64, (R, N)."""
+    cdf_RNC, total_RN1 = _running_sum(found.inner_RNC)
+    rest_RN1 = _below(found.rest_RN.unsqueeze(2), total_RN1)
+    return found.block_RN * CDF_BLOCK + _first_above(rest_RN1, cdf_RNC, found.inner_RNC).squeeze(2)
+
+
+def require_distributions(is_valid: Tensor) -> None:
+    """FloatingPointError where weights that were drawn from are no distribution. Waits for a GPU."""
+    if not bool(is_valid):
         raise FloatingPointError(
             "a next-token distribution is not a distribution (NaN, infinite or nothing allowed); the generator has "
             "diverged, or every token is forbidden"
         )
-    if rows_D is None:
-        rows_D, cdf_DK = torch.arange(R, device=weights_RV.device), cdf_RK
-    else:
-        cdf_DK = cdf_RK[rows_D]
-    target_D1 = _below(uniforms_D.unsqueeze(1) * cdf_DK[:, -1:], cdf_DK[:, -1:])
-    block_D1 = torch.searchsorted(cdf_DK, target_D1, right=True)
-    before_D1 = torch.where(block_D1 > 0, cdf_DK.gather(1, (block_D1 - 1).clamp_min(0)), 0.0)
-    inner_DC = blocks_RKC[rows_D, block_D1.squeeze(1)].cumsum(dim=-1)
-    rest_D1 = _below(target_D1 - before_D1, inner_DC[:, -1:])
-    inside_D1 = torch.searchsorted(inner_DC, rest_D1, right=True)
-    return (block_D1 * CDF_BLOCK + inside_D1).squeeze(1)
+
+
+def sums_rise(device: torch.device) -> bool:
+    """Whether running sums of weights >= 0 never fall on this device. A CPU adds one by one; the parallel scan of a GPU
+    adds each prefix in an order of its own, and rounding can make a longer one smaller, or make one that only a zero
+    was added to larger."""
+    return device.type == "cpu"
+
+
+def _running_sum(x_LK: Tensor) -> tuple[Tensor, Tensor]:
+    """Running sums along the last dimension, and the largest that a positive entry reaches, (..., 1)."""
+    cdf_LK = x_LK.cumsum(dim=-1)
+    if sums_rise(x_LK.device):
+        return cdf_LK, cdf_LK[..., -1:]
+    return cdf_LK, torch.where(x_LK > 0, cdf_LK, 0.0).amax(dim=-1, keepdim=True)
+
+
+def _first_above(target_LN: Tensor, cdf_LK: Tensor, x_LK: Tensor) -> Tensor:
+    """The first positive entry whose running sum exceeds the target, int64, (..., N)."""
+    if sums_rise(x_LK.device):  # then it is the first entry at all; NaN would lie past the last
+        return torch.searchsorted(cdf_LK, target_LN, right=True).clamp_max(x_LK.shape[-1] - 1)
+    is_above_LNK = (cdf_LK.unsqueeze(-2) > target_LN.unsqueeze(-1)) & (x_LK.unsqueeze(-2) > 0)
+    return is_above_LNK.to(torch.uint8).argmax(dim=-1)
 
 
 def _below(x: Tensor, limit: Tensor) -> Tensor:
@@ -117,10 +175,8 @@ def _below(x: Tensor, limit: Tensor) -> Tensor:
     return torch.minimum(x, torch.nextafter(limit, torch.zeros_like(limit)))
 
 
-def pick_from_logits(
-    logits_RV: Tensor, uniforms_D: Tensor, rows_D: Tensor | None = None, *, options: SamplingOptions = PLAIN
-) -> Tensor:
-    """Inverse-CDF draw from logits (R, V), one uniform in [0, 1) a draw; int64 (D,); ``rows_D`` as of
-    :func:`pick_from_weights`. Reference for the fused decoder."""
+def pick_from_logits(logits_RV: Tensor, uniforms: Tensor, *, options: SamplingOptions = PLAIN) -> Tensor:
+    """Inverse-CDF draw from logits (R, V); uniforms and result as of :func:`pick_from_weights`. Reference for the fused
+    decoder."""
     logits_RV = options.apply(logits_RV)
-    return pick_from_weights((logits_RV - logits_RV.amax(dim=-1, keepdim=True)).exp_(), uniforms_D, rows_D)
+    return pick_from_weights((logits_RV - logits_RV.amax(dim=-1, keepdim=True)).exp_(), uniforms)

@@ -48,7 +48,7 @@ class SumGenerator(Generator):
 def draw(decoder: Decoder, tokens_BT: Tensor, start: int, uniforms_BT: Tensor) -> Tensor:
     """Complete every row after its first ``start`` tokens."""
     rows_B = torch.arange(len(tokens_BT))
-    return complete(decoder, tokens_BT, rows_B, torch.full_like(rows_B, start), uniforms_BT)[0]
+    return complete(decoder, tokens_BT, rows_B, torch.full_like(rows_B, start), uniforms_BT[:, None])[0]
 
 
 # ---------------------------------------------------------------- sampled frequencies are the reported probabilities
@@ -186,11 +186,11 @@ def test_rows_of_different_starts_advance_together_as_if_alone() -> None:
     source_R = torch.tensor([5, 0, 0, 3, 2, 2, 1, 4])
     start_R = torch.tensor([0, 0, 1, 1, 3, 3, 3, 4])
     uniforms_RT = torch.rand(8, T, generator=torch.Generator().manual_seed(3))
-    together_RT, lengths_R = complete(generator.decoder(), known_BT, source_R, start_R, uniforms_RT)
+    together_RT, lengths_R = complete(generator.decoder(), known_BT, source_R, start_R, uniforms_RT[:, None])
     for r in range(8):
         one = slice(r, r + 1)
         alone_1T, length_1 = complete(
-            generator.decoder(), known_BT[source_R[one]], torch.tensor([0]), start_R[one], uniforms_RT[one]
+            generator.decoder(), known_BT[source_R[one]], torch.tensor([0]), start_R[one], uniforms_RT[one, None]
         )
         assert torch.equal(together_RT[one], alone_1T)
         assert torch.equal(lengths_R[one], length_1)

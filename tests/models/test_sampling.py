@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqgan_rl.models import sampling
 from seqgan_rl.models.sampling import SamplingOptions, check_forbidden, pick_from_logits, pick_from_weights
 
 LARGEST_UNIFORM = 1 - 2**-24
@@ -164,3 +165,59 @@ def test_forbidden_tokens_are_checked() -> None:
         check_forbidden((-1,), 3)
     with pytest.raises(ValueError, match="all 2 tokens are forbidden"):
         check_forbidden((0, 1, 1), 2)
+
+
+# ---------------------------------------------------------------- as a GPU adds
+
+
+@pytest.mark.parametrize("V", [1, 2, 63, 64, 65, 130, 700])
+def test_the_way_of_a_gpu_draws_the_same(V: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first positive entry above the target, by comparison with all, is what bisection finds; N draws a row too."""
+    weights_RV = some_weights(200, V, seed=V)
+    uniforms_RN = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+    expected_RN = pick_from_weights(weights_RV, uniforms_RN)
+    for n in range(3):
+        assert torch.equal(pick_from_weights(weights_RV, uniforms_RN[:, n]), expected_RN[:, n])
+    monkeypatch.setattr(sampling, "sums_rise", lambda device: False)
+    assert torch.equal(pick_from_weights(weights_RV, uniforms_RN), expected_RN)
+
+
+@pytest.mark.parametrize("V", [2, 64, 65, 130, 1000])
+@pytest.mark.parametrize("u", [0.0, 2**-24, 0.5, LARGEST_UNIFORM, 1.0])
+def test_running_sums_out_of_order_never_draw_weight_zero(V: int, u: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every running sum is off by up to four units in the last place, up or down, as a parallel scan may leave it. The
+    draw is still within 1e-5 of an edge of what exact sums give."""
+    exact_cumsum, rng = torch.Tensor.cumsum, torch.Generator().manual_seed(V)
+
+    def rough_cumsum(x: Tensor, dim: int) -> Tensor:
+        sums = exact_cumsum(x, dim=dim)
+        return sums * (1 + torch.randint(-4, 5, sums.shape, generator=rng) * 2**-23)
+
+    weights_RV = torch.cat([some_weights(500, V, seed=3, share_of_zeros=0.9), torch.eye(V)])
+    monkeypatch.setattr(sampling, "sums_rise", lambda device: False)
+    monkeypatch.setattr(torch.Tensor, "cumsum", rough_cumsum)
+    picks_R = pick_from_weights(weights_RV, torch.full((len(weights_RV),), u))
+    monkeypatch.undo()
+    assert (weights_RV.gather(1, picks_R[:, None]) > 0).all()
+    share_RV = weights_RV.double() / weights_RV.double().sum(dim=1, keepdim=True)
+    upper_R = share_RV.cumsum(dim=1).gather(1, picks_R[:, None]).squeeze(1)
+    lower_R = upper_R - share_RV.gather(1, picks_R[:, None]).squeeze(1)
+    assert ((lower_R < u + 1e-5) & (upper_R > u - 1e-5)).all()
+
+
+@pytest.mark.parametrize("rises", [False, True])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0])
+@pytest.mark.parametrize("column", [0, 99])
+def test_weights_that_are_no_distribution_are_refused_and_give_an_index_all_the_same(
+    rises: bool, bad: float, column: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights_RV = torch.ones(4, 100)
+    weights_RV[2] = bad if bad == 0.0 else weights_RV[2].index_fill(0, torch.tensor([column]), bad)
+    monkeypatch.setattr(sampling, "sums_rise", lambda device: rises)
+    with pytest.raises(FloatingPointError, match="is not a distribution"):
+        pick_from_weights(weights_RV, torch.full((4,), 0.5))
+    found = sampling.pick_block(weights_RV, torch.full((4, 1), 0.5))
+    assert not found.is_valid
+    picks_R1 = sampling.pick_inside(found)
+    assert picks_R1.min() >= 0
+    assert picks_R1.max() < 128
