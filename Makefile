@@ -1,9 +1,10 @@
 # Needs Python 3.11 or later and make; everything else goes into .venv.
 PYTHON ?= python3
+SOAK_MINUTES ?= 60
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-oldest test-rllib lint bench clean
+.PHONY: help demo test test-oldest test-rllib soak lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -21,6 +22,9 @@ test-oldest: .venv/oldest/installed ## the environments and their clients under 
 
 test-rllib: .venv-rllib/installed ## the RLlib example, in an environment of its own: Ray pins Gymnasium
 	OMP_NUM_THREADS=1 .venv-rllib/bin/python -m pytest tests/test_examples.py -k rllib
+
+soak: .venv/installed-dev ## the long checks, within SOAK_MINUTES (60)
+	SOAK_MINUTES=$(SOAK_MINUTES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --soak -n 2 --dist worksteal -v tests/soak
 
 lint: .venv/installed-dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -14,7 +14,22 @@ settings.register_profile("seqgan_rl", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2_000)
 settings.load_profile("seqgan_rl")
 
+pytest.register_assert_rewrite("tests.envs.player")
+
 DATA = Path(os.environ.get("SEQGAN_RL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+SOAK = Path(__file__).parent / "soak"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--soak``: collect ``tests/soak``, the checks that take an hour (``make soak``)."""
+    parser.addoption("--soak", action="store_true", help="collect tests/soak")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``tests/soak`` is left out unless asked for."""
+    return True if collection_path == SOAK and not config.getoption("soak") else None
 
 
 @pytest.fixture(scope="session", autouse=True)

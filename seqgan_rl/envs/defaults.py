@@ -139,11 +139,17 @@ def corpus_parts(corpus: Corpus, effort: float = 1.0) -> DefaultParts:
 
 
 _PARTS: dict[tuple[str, float], DefaultParts] = {}
+MAX_PARTS = 32
+"""As many are kept in a process as tasks; others are loaded from the cache again."""
 
 
 def _shared_parts(*, key: str, effort: float, **arguments: Any) -> DefaultParts:
     """One set of parts for the same data in a process."""
-    return _PARTS.setdefault((key, effort), DefaultParts(key=key, effort=effort, **arguments))
+    parts = _PARTS.pop((key, effort), None) or DefaultParts(key=key, effort=effort, **arguments)
+    _PARTS[key, effort] = parts  # the last used is last
+    while len(_PARTS) > MAX_PARTS:
+        del _PARTS[next(iter(_PARTS))]
+    return parts
 
 
 _COPIES: WeakKeyDictionary[Any, dict[torch.device, Any]] = WeakKeyDictionary()

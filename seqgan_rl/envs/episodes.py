@@ -227,16 +227,22 @@ class Episodes:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken; ValueError if it is of another task or batch size."""
-        for name, array in (
-            ("tokens", self.tokens_BT),
-            ("lengths", self.lengths_B),
-            ("start", self.start_B),
-            ("values", self.value_BT),
-        ):
+        arrays: dict[str, NDArray[Any]] = {
+            "tokens": self.tokens_BT,
+            "lengths": self.lengths_B,
+            "start": self.start_B,
+            "values": self.value_BT,
+        }
+        for name, array in arrays.items():
             if np.shape(state[name]) != array.shape:
                 raise ValueError(
                     f"state of another environment: {name} has shape {np.shape(state[name])}, not {array.shape}"
                 )
+        A, tokens_BT = self.task.num_actions, np.asarray(state["tokens"])
+        is_token_BT = np.arange(self.task.sequence_length) < np.asarray(state["lengths"])[:, None]
+        if not np.where(is_token_BT, (tokens_BT >= 0) & (tokens_BT < A), tokens_BT == self.task.pad_id).all():
+            raise ValueError(f"state of another environment: its tokens are not those of a task with {A} actions")
+        for name, array in arrays.items():
             array[...] = state[name]
 
 

@@ -196,7 +196,7 @@ class TaskHolder:
     ) -> StepResult:
         """One step of all active rows: tokens, rewards, and what follows from sequences that end."""
         rows, cost_R = np.flatnonzero(active_B), None
-        if self._penalty is not None:  # of the prefixes as they are before the action
+        if self._penalty is not None and len(rows) > 0:  # of the prefixes as they are before the action
             tokens_BT, lengths_B = self.episodes.tokens_BT, self.episodes.lengths_B
             cost_R = self._penalty(tokens_BT[rows], lengths_B[rows], actions_B[rows])
         result = self.episodes.advance(actions_B, active_B, rngs, self.reward, self.policy_in_use())

@@ -58,6 +58,7 @@ class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
         self._rngs: list[np.random.Generator] = [gym.utils.seeding.np_random(None)[0] for _ in range(num_envs)]
         self._needs_reset_B = np.ones(num_envs, dtype=np.bool_)
         self._held_B = np.zeros(num_envs, dtype=np.bool_)
+        self._has_begun = False
         self.hold_finished = False
         """SAME_STEP only: a sub-environment that ends waits at its new start, ignoring actions, until
         :meth:`release`; whoever wants one sequence from each loses no rollouts on a second."""
@@ -83,6 +84,7 @@ class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
             self._begin(row, prefixes[row])
         self._needs_reset_B[rows] = False
         self._held_B[rows] = False
+        self._has_begun = True
         return self._observations(), self._infos(rows)
 
     def step(
@@ -90,10 +92,10 @@ class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Append one token to every sub-environment, following the autoreset mode."""
         mode, waiting_B = self.autoreset_mode, self._needs_reset_B.copy()
-        if mode != AutoresetMode.NEXT_STEP and waiting_B.any():
+        if waiting_B.any() and (mode != AutoresetMode.NEXT_STEP or not self._has_begun):
             raise RuntimeError(
-                f"sub-environment {int(waiting_B.argmax())} has ended or not begun; call "
-                'reset(options={"reset_mask": ...}) for those that ended before the next step()'
+                f"sub-environment {int(waiting_B.argmax())} has ended or not begun; call reset() before the first "
+                'step(), and reset(options={"reset_mask": ...}) for those that ended before the next'
             )
         active_B = ~waiting_B & ~self._held_B
         actions_B = self.episodes.check_actions(actions, active_B)
@@ -158,6 +160,7 @@ class SequenceVectorEnv(TaskHolder, gym.vector.VectorEnv[Any, Any, Any]):
         self._needs_reset_B[:], self._held_B[:] = state["needs_reset"], state["held"]
         for rng, rng_state in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = rng_state
+        self._has_begun = True
 
     def _reset_same_step(self, ended_B: NDArray[np.bool_], endings: dict[Any, dict[str, Any]]) -> dict[str, Any]:
         """Begin the ended rows anew; infos hold what they ended with."""

@@ -1,7 +1,9 @@
 """Default weights: the shipped ones are whole and useful, others are fitted once and cached."""
 
+import gc
 import hashlib
 import json
+import weakref
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -104,3 +106,16 @@ def test_damaged_shipped_weights_are_refused(
 def test_environments_of_one_task_share_their_parts_whatever_their_shaping() -> None:
     one, other = (gym.make("SeqGAN/Oracle-v0", shaping=shaping).unwrapped for shaping in ("rollout", "none"))
     assert one.reward.discriminator is other.reward.discriminator  # type: ignore[attr-defined]
+
+
+def test_a_process_does_not_gather_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop over oracles lets go of the first ones; what is used again and again is kept."""
+    monkeypatch.setattr(defaults, "_PARTS", {})
+    kept = defaults.oracle_parts(Oracle.from_seed(0, vocab_size=4, sequence_length=3))
+    first = weakref.ref(defaults.oracle_parts(Oracle.from_seed(1, vocab_size=4, sequence_length=3)))
+    for seed in range(2, defaults.MAX_PARTS + 2):
+        defaults.oracle_parts(Oracle.from_seed(seed, vocab_size=4, sequence_length=3))
+        assert defaults.oracle_parts(Oracle.from_seed(0, vocab_size=4, sequence_length=3)) is kept
+    gc.collect()
+    assert len(defaults._PARTS) == defaults.MAX_PARTS
+    assert first() is None

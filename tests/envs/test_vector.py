@@ -329,6 +329,30 @@ def test_bad_arguments_are_named(options: dict[str, Any], words: str) -> None:
         native(**options)
 
 
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_the_first_step_needs_a_reset(mode: AutoresetMode) -> None:
+    """As of single environments; a loaded state has begun."""
+    env, other = (native(autoreset_mode=mode, **VARIABLE) for _ in range(2))
+    with pytest.raises(RuntimeError, match=r"sub-environment 0 has ended or not begun; call reset\(\)"):
+        env.step(np.zeros(B, dtype=np.int64))
+    other.reset(seed=0)
+    env.load_state_dict(other.state_dict())
+    assert_same(env.step(np.zeros(B, dtype=np.int64))[0], other.step(np.zeros(B, dtype=np.int64))[0])
+
+
+def test_a_state_of_another_task_is_refused_whole() -> None:
+    """Of as many rows and tokens but other words: its PAD would be a word here, or its words none."""
+    env, other = native(**FIXED), native(**VARIABLE)
+    for one, another in ((env, other), (other, env)):
+        one.reset(seed=1)
+        another.reset(seed=0)
+        another.step(np.arange(B) % another.task.num_actions)
+        before = one.state_dict()
+        with pytest.raises(ValueError, match=f"not those of a task with {one.task.num_actions} actions"):
+            one.load_state_dict(another.state_dict())
+        assert_same(one.state_dict(), before)
+
+
 def test_bad_calls_are_named() -> None:
     env = native(autoreset_mode=AutoresetMode.DISABLED, **VARIABLE)
     with pytest.raises(RuntimeError, match="sub-environment 0 has ended or not begun"):

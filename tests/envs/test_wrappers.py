@@ -259,6 +259,20 @@ def test_the_penalty_sums_to_the_log_ratio_of_the_sequence(shaping: str, has_pol
         assert total == pytest.approx(info["sequence_reward"] - 0.3 * float(ratio), abs=1e-4)
 
 
+@pytest.mark.parametrize("policy", [None, UniformPolicy(V, has_eos=False)], ids=["alone", "with a policy"])
+def test_the_penalty_waits_where_every_sequence_has_just_ended(policy: Any) -> None:
+    """NEXT_STEP, fixed length: the step in which all begin anew asks it nothing and costs nothing."""
+    env: Any = gym.make_vec("SeqGAN/Exact-v0", num_envs=3, **(TASK | {"variable_length": False})).unwrapped
+    env.set_penalty(KLToReference(UniformPolicy(V, has_eos=False), policy, 0.5))
+    env.reset(seed=0)
+    sums = []
+    for _ in range(2):
+        rewards_TB = [env.step(np.zeros(3, dtype=np.int64))[1] for _ in range(T + 1)]
+        assert (rewards_TB[-1] == 0).all()
+        sums.append(np.sum(rewards_TB))
+    assert sums[0] == pytest.approx(sums[1], abs=1e-5)  # both are R(Y) and the cost of the same sequences
+
+
 def test_its_mean_is_the_divergence() -> None:
     """Played by π itself, mean cost = beta KL(π || π_ref), enumerated; z-test, false alarm 1e-6 (4.9)."""
     policy, reference = generator(1), generator(0)
