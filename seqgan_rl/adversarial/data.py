@@ -14,7 +14,7 @@ from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.streams import stream
 from seqgan_rl.envs.defaults import builtin_corpus
 from seqgan_rl.models.files import load_model, save_model
-from seqgan_rl.models.generator import LSTMGenerator, generators
+from seqgan_rl.models.generator import Generator, LSTMGenerator, generators
 from seqgan_rl.models.oracle import Oracle
 from seqgan_rl.sequences import Corpus
 
@@ -55,7 +55,26 @@ class RunData:
                 raise InputError(f"{folder / 'oracle'} does not hold an oracle")
             source = folder.config().data.oracle
             oracle = Oracle(generator, f"seed {int(source)}" if _is_seed(source) else Path(source).name)
-        return cls(Corpus.from_files(folder / "corpus"), oracle)
+        data = cls(Corpus.from_files(folder / "corpus"), oracle)
+        if oracle is not None:
+            data._check_fits(oracle.generator, folder / "oracle")
+        return data
+
+    def generator(self, path: Path) -> Generator:
+        """A generator that ``save_model`` wrote. InputError unless it is one of these sequences."""
+        generator = load_model(path, generators)
+        self._check_fits(generator, path)
+        return generator
+
+    def _check_fits(self, generator: Generator, path: Path) -> None:
+        vocabulary, T = self.corpus.vocabulary, self.corpus.sequence_length
+        wanted = (vocabulary.num_actions, T, vocabulary.eos_id)
+        found = (generator.num_actions, generator.sequence_length, generator.eos_id)
+        if found != wanted:
+            raise InputError(
+                f"{path} does not fit the run's corpus: num_actions, sequence_length and EOS must be {wanted}, "
+                f"got {found}"
+            )
 
 
 def prepare_data(config: DataConfig) -> RunData:

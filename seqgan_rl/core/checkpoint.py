@@ -3,106 +3,83 @@
 A file from someone else is data: nothing in it is executed, and anything unexpected is an InputError.
 """
 
+import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.files import folder_written_whole, standing, write_synced
+from seqgan_rl.core.reading import check_file, one_line, read_file
 
 FORMAT = 1
-_MAX_JSON_BYTES = 256 * 2**20
+_MAX_JSON_BYTES = 32 * 2**20
+"""Of ``state.json``: numbers and names, kilobytes for a run; tensors stand beside it."""
 
 
 def save_state(folder: str | Path, state: Any) -> None:
-    """Write ``state`` as a folder ``{state.json, tensors.safetensors}``; an older folder stays until this is whole."""
+    """Write ``state`` as a folder ``{state.json, tensors.safetensors}``.
+
+    It is on disk, names and all, when this returns; an older folder is removed only then.
+
+    Raises:
+        TypeError: the state holds something else than dicts, lists, numbers, strings, tensors and arrays.
+        OSError: it could not be written (a full disk, say); an older folder stands as it was, and nothing is left over.
+    """
     tensors: dict[str, Tensor] = {}
     document = {"format": FORMAT, "state": _encode(state, tensors)}
-    with _folder_written_whole(Path(folder)) as partial:
-        _write_synced(partial / "state.json", json.dumps(document).encode())
-        _write_synced(partial / "tensors.safetensors", safetensors.torch.save(tensors))
+    data = safetensors.torch.save(tensors)
+    document["sha256"] = _digest(document["state"], [data])
+    with folder_written_whole(Path(folder)) as partial:
+        write_synced(partial / "state.json", json.dumps(document).encode())
+        write_synced(partial / "tensors.safetensors", data)
 
 
 def load_state(folder: str | Path) -> Any:
     """What :func:`save_state` was given. Raises InputError for anything that is not such a folder."""
-    folder = Path(folder)
+    folder = standing(Path(folder))
     try:
-        if (folder / "state.json").stat().st_size > _MAX_JSON_BYTES:
-            raise InputError(f"{folder / 'state.json'} is larger than any checkpoint of this program; it is not one")
-        document = json.loads((folder / "state.json").read_bytes())
+        document = json.loads(read_file(folder / "state.json", _MAX_JSON_BYTES))
+        check_file(folder / "tensors.safetensors")
         tensors = safetensors.torch.load_file(folder / "tensors.safetensors")
         if document["format"] != FORMAT:
             raise InputError(
-                f"checkpoint {folder} has format {document['format']!r}, this version reads {FORMAT}; "
+                f"checkpoint {folder} has format {reprlib.repr(document['format'])}, this version reads {FORMAT}; "
                 "use the version of seqgan_rl that wrote it"
             )
+        _check_digest(folder, document)
         return _decode(document["state"], tensors)
     except FileNotFoundError as error:
         missing = Path(str(error.filename or "tensors.safetensors")).name  # safetensors names no file
         raise InputError(f"{folder} is not a checkpoint: {missing} is missing") from None
     except InputError:
         raise
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        OSError,
-        RecursionError,
-        MemoryError,
-        safetensors.SafetensorError,
-    ) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"checkpoint {folder} is damaged: {reason}") from None
+    except Exception as error:  # damage shows in many ways: in JSON, in safetensors, in torch
+        raise InputError(f"checkpoint {folder} is damaged: {one_line(error)}") from None
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    _write_synced(partial, text.encode())
-    os.replace(partial, path)
+def _digest(state: Any, parts: Iterable[bytes]) -> str:
+    """SHA-256 of an encoded state and of the bytes of its tensors: a changed bit is noticed."""
+    digest = hashlib.sha256(json.dumps(state).encode())
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _folder_written_whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that takes its place when the block ends without an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield partial
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            try:
-                os.replace(folder, old / "replaced")
-                os.replace(partial, folder)
-            except BaseException:
-                if (old / "replaced").exists():
-                    os.replace(old / "replaced", folder)
-                old.rmdir()
-                raise
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+def _check_digest(folder: Path, document: dict[str, Any]) -> None:
+    """ValueError unless a folder holds what was written; one from before there were digests passes."""
+    if "sha256" in document:
+        with (folder / "tensors.safetensors").open("rb") as file:
+            found = _digest(document["state"], iter(lambda: file.read(2**20), b""))
+        if document["sha256"] != found:
+            raise ValueError("its content is not what was written")
 
 
 def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -12,24 +12,46 @@ from typing import Any, TypeVar
 import yaml
 
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.reading import one_line, read_file
 from seqgan_rl.core.registry import did_you_mean
 
 C = TypeVar("C")
+_MAX_BYTES = 2**18
+_MAX_MERGED = 10_000
+_LARGEST = 10**400
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML (or JSON) file as a dictionary; plain data only, no tags that make objects."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        text = read_file(path, _MAX_BYTES).decode("utf-8")
+        value = json.loads(text) if path.suffix == ".json" else yaml.load(text, _PlainLoader)
     except FileNotFoundError:
         raise InputError(f"config file {path} does not exist") from None
     except Exception as error:  # a wrong value behind a tag or a date raises ValueError, KeyError, AttributeError...
-        raise InputError(f"config file {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"config file {path} cannot be read: {one_line(error)}") from None
     if not isinstance(value, dict):
         raise InputError(f"config file {path} must hold a mapping of settings, got {type(value).__name__}")
     return value
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain data, where merges ("<<") of merges cannot multiply."""
+
+    def flatten_mapping(self, node: Any) -> None:
+        merged = [
+            source
+            for key, value in node.value
+            if key.tag == "tag:yaml.org,2002:merge"
+            for source in (value.value if isinstance(value, yaml.SequenceNode) else [value])
+        ]
+        for source in merged:
+            if isinstance(source, yaml.MappingNode):
+                self.flatten_mapping(source)
+        if sum(len(source.value) for source in merged) > _MAX_MERGED:
+            raise yaml.constructor.ConstructorError(problem=f"more than {_MAX_MERGED:,} settings are merged by <<")
+        super().flatten_mapping(node)
 
 
 def updated(config: C, values: dict[str, Any], where: str = "config") -> C:
@@ -42,7 +64,7 @@ def updated(config: C, values: dict[str, Any], where: str = "config") -> C:
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in hints:
-            raise InputError(f"{where}: unknown setting {key!r}{did_you_mean(str(key), list(hints))}")
+            raise InputError(f"{where}: unknown setting {_shown(key)}{did_you_mean(_shown(key), list(hints))}")
         current = getattr(config, key)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, dict):
@@ -53,7 +75,7 @@ def updated(config: C, values: dict[str, Any], where: str = "config") -> C:
     try:
         return dataclasses.replace(config, **changes)  # type: ignore[type-var]
     except ValueError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(f"{where}: {one_line(error, 600)}") from None
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -108,6 +130,8 @@ def typed(value: Any, hint: Any, where: str) -> Any:
                 return int(float(value))
         except (ValueError, OverflowError):
             pass
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise InputError(f"{where} must be {_name(hint)}, got a number of more than 400 digits")
     if hint is str and isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)
     if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
@@ -117,7 +141,10 @@ def typed(value: Any, hint: Any, where: str) -> Any:
 
 def _shown(value: Any) -> str:
     """A value in few words; YAML's references can make one whose full text would fill the memory."""
-    return reprlib.repr(value)[:60]
+    try:
+        return reprlib.repr(value)[:60]
+    except ValueError:  # Python writes no numbers of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _name(hint: Any) -> str:

@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message is one line that names the argument or file, what was expected, what came and what to try;
     the command line prints it without a traceback and exits with status 2.
     """
+
+
+class NotFiniteError(FloatingPointError, ValueError):
+    """A number that must be finite is not: a wrong value to a caller, a reason to stop for a run."""

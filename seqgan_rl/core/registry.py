@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import reprlib
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +13,7 @@ T = TypeVar("T")
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """``" (did you mean 'x'?)"`` where a known name is near, else nothing."""
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1) if len(name) < 100 else []
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
@@ -66,9 +67,8 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         if name not in self._factories:
             known = sorted(self._factories)
-            raise InputError(
-                f"unknown {self.kind} {name!r}{did_you_mean(str(name), known)}; known are: {', '.join(known)}"
-            )
+            hint = did_you_mean(str(name), known)
+            raise InputError(f"unknown {self.kind} {reprlib.repr(name)}{hint}; known are: {', '.join(known)}")
         return self._factories[name]
 
     def __contains__(self, name: object) -> bool:

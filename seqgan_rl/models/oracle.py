@@ -5,6 +5,7 @@ in entropy from seed to seed, so each is named by a hash of its arrays, and no t
 """
 
 import hashlib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import torch
 from torch import Tensor
 
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.reading import check_file, one_line
 from seqgan_rl.models.generator import LSTMGenerator
 
 _GATES = "ifoc"
 """Input, forget, output, candidate: the order in :class:`LSTMGenerator` and in the published file's key names."""
+_ALWAYS_ALLOWED = 2**27
+"""Bytes that the arrays of any file may have."""
 
 
 class Oracle:
@@ -70,6 +74,10 @@ class Oracle:
         embedding = _array(path, arrays, "embedding", (None, None))
         vocab_size, embedding_dim = embedding.shape
         hidden_dim = _array(path, arrays, "Ui", (None, None)).shape[0]
+        if vocab_size < 2:
+            raise InputError(
+                f"oracle file {path}: vocab_size must be at least 2 words, got {vocab_size} in 'embedding'"
+            )
         check_task(vocab_size, sequence_length)
         E, H, V = embedding_dim, hidden_dim, vocab_size
         gates = {
@@ -143,25 +151,40 @@ def _unset(*args: Any, **options: Any) -> LSTMGenerator:
 def _read_arrays(path: Path) -> dict[str, Any]:
     """All arrays of an .npz file, without running any code in it."""
     try:
+        num_bytes = check_file(path)
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"oracle file {path} holds one bare array; expected an .npz archive of named arrays")
+            assert archive.zip is not None
+            _check_members(archive.zip.infolist(), num_bytes)
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise InputError(f"oracle file {path} does not exist; give an .npz file or a seed (an integer)") from None
     except InputError:
         raise
     except Exception as error:  # a damaged archive fails in many ways: zlib.error, BadZipFile, EOFError, MemoryError...
-        hint = "or holds pickled objects, which are refused" if "pickle" in str(error).lower() else "it may be damaged"
+        hint = "it may be damaged"
+        if "pickle" in str(error).lower():
+            hint = "or holds pickled objects, which are refused"
+        elif isinstance(error, ValueError):
+            hint = one_line(error)
         raise InputError(f"oracle file {path} is not an .npz archive of plain arrays ({hint})") from None
+
+
+def _check_members(members: list[zipfile.ZipInfo], num_bytes: int) -> None:
+    """ValueError where a small file would fill the memory; weights hardly compress."""
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise ValueError("its arrays are compressed in a way that numpy does not write")
+    if sum(member.file_size for member in members) > max(_ALWAYS_ALLOWED, 4 * num_bytes):
+        raise ValueError("it would inflate to far more than its size")
 
 
 def _array(path: Path, arrays: dict[str, Any], key: str, shape: tuple[int | None, ...]) -> np.ndarray:
     """One finite float32 array of this shape (None: any size)."""
     if key not in arrays:
         raise InputError(
-            f"oracle file {path} lacks the array {key!r}; it holds {', '.join(sorted(arrays)) or 'nothing'}"
+            f"oracle file {path} lacks the array {key!r}; it holds {', '.join(sorted(arrays))[:200] or 'nothing'}"
         )
     array = arrays[key]
     if not isinstance(array, np.ndarray):  # numpy hands out members without its header as bytes

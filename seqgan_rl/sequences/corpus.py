@@ -6,8 +6,10 @@ Letters: N sequences, T tokens each, V vocabulary size.
 """
 
 import hashlib
+import io
 import json
 import os
+import reprlib
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.files import make_folder, write_bytes, write_text
+from seqgan_rl.core.reading import check_file, one_line, read_file
 from seqgan_rl.sequences.padding import check_tokens, lengths_from_tokens, pad_sequences
 from seqgan_rl.sequences.vocabulary import SEPARATOR, UNK, Level, Vocabulary, check_cut, check_level, split_units
 
@@ -33,6 +37,11 @@ BUILTIN = ("proverbs",)
 """Corpora that ship with the package; see data/README.md."""
 
 FORMAT_VERSION = 1
+
+MAX_TEXT_BYTES = 2**30
+"""A larger text is none that could be held here as sequences."""
+
+_MAX_JSON_BYTES = 2**28
 
 WRITTEN_BY = "give a folder that `Corpus.to_files` wrote"
 
@@ -184,16 +193,19 @@ class Corpus:
             return (_units(line, level) for name in names for line in lines_of[name])
 
         train_units = set(chain.from_iterable(units("train")))
-        vocabulary = Vocabulary.build(
-            units("train"),
-            level=level,
-            min_count=min_count,
-            max_vocab=max_vocab,
-            has_eos=_needs_eos(eos, chain.from_iterable(lines_of.values()), level, T),
-            unk=not train_units.issuperset(chain.from_iterable(units("valid", "test"))),
-            lowercase=lowercase,
-            split_punctuation=split_punctuation,
-        )
+        try:
+            vocabulary = Vocabulary.build(
+                units("train"),
+                level=level,
+                min_count=min_count,
+                max_vocab=max_vocab,
+                has_eos=_needs_eos(eos, chain.from_iterable(lines_of.values()), level, T),
+                unk=not train_units.issuperset(chain.from_iterable(units("valid", "test"))),
+                lowercase=lowercase,
+                split_punctuation=split_punctuation,
+            )
+        except InputError as error:
+            raise InputError(f"text file {os.fspath(path)!r}: {one_line(error)}") from None
         num_cut = len(train_units - set(vocabulary.words))
         if num_cut:
             report.append(f"{num_cut:,} of {len(train_units):,} training units cut from the vocabulary, now {UNK}")
@@ -269,7 +281,7 @@ class Corpus:
     def to_files(self, folder: str | os.PathLike[str]) -> None:
         """Write ``corpus.npz`` (ids and lengths) and ``corpus.json`` (all else) into a folder, made if absent."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         arrays = {}
         for split_name, split in self.splits.items():
             arrays[f"{split_name}_tokens"] = split.tokens_NT.astype("<i4")
@@ -282,11 +294,10 @@ class Corpus:
             "report": list(self.report),
             "vocabulary": self.vocabulary.to_json(),
         }
-        with open(folder / "corpus.npz.part", "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes ** for savez's own allow_pickle
-        (folder / "corpus.json.part").write_text(json.dumps(facts), encoding="utf-8")
-        for file_name in ("corpus.npz", "corpus.json"):  # a file appears whole or not at all
-            os.replace(folder / f"{file_name}.part", folder / file_name)
+        packed = io.BytesIO()
+        np.savez(packed, **arrays)  # type: ignore[arg-type]  # mypy takes ** for savez's own allow_pickle
+        write_bytes(folder / "corpus.npz", packed.getvalue())
+        write_text(folder / "corpus.json", json.dumps(facts))
 
     @classmethod
     def from_files(cls, folder: str | os.PathLike[str]) -> "Corpus":
@@ -294,16 +305,22 @@ class Corpus:
         folder = Path(folder)
         facts = _read_facts(folder / "corpus.json")
         arrays = _read_arrays(folder / "corpus.npz")
-        corpus = cls(
-            **{name: Split(arrays[f"{name}_tokens"], arrays[f"{name}_lengths"]) for name in ("train", "valid", "test")},
-            vocabulary=Vocabulary.from_json(facts["vocabulary"]),
-            sequence_length=facts["sequence_length"],
-            name=facts["name"],
-            report=tuple(map(str, facts["report"])),
-        )
+        splits = {
+            name: Split(arrays[f"{name}_tokens"], arrays[f"{name}_lengths"]) for name in ("train", "valid", "test")
+        }
+        try:
+            corpus = cls(
+                **splits,
+                vocabulary=Vocabulary.from_json(facts["vocabulary"]),
+                sequence_length=facts["sequence_length"],
+                name=facts["name"],
+                report=tuple(map(str, facts["report"])),
+            )
+        except InputError as error:
+            raise InputError(f"corpus folder {str(folder)!r}: {one_line(error)}; {WRITTEN_BY}") from None
         if corpus.content_hash != facts["content_hash"]:
             raise InputError(
-                f"corpus folder {str(folder)!r}: expected content with the hash {facts['content_hash']!r}, got "
+                f"corpus folder {str(folder)!r}: expected content with the hash {facts['content_hash'][:64]!r}, got "
                 f"{corpus.content_hash!r}; the files were changed or do not belong together, make them again"
             )
         return corpus
@@ -337,13 +354,13 @@ def _read_lines(path: str | os.PathLike[str]) -> list[str]:
     """Lines of a UTF-8 text file without their ends; InputError where it is not one."""
     shown = repr(os.fspath(path))
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path, MAX_TEXT_BYTES)
     except FileNotFoundError:
         raise InputError(f"text file {shown}: no such file; check the path") from None
     except IsADirectoryError:
         raise InputError(f"text file {shown}: expected a file, got a directory; name one of its files") from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise InputError(f"text file {shown}: cannot be read ({error})") from None
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a pipe, too large, a zero byte in the path
+        raise InputError(f"text file {shown}: cannot be read ({one_line(error)})") from None
     if b"\0" in data:
         raise InputError(
             f"text file {shown}: expected UTF-8 text, got a binary file (a zero byte at byte offset "
@@ -476,15 +493,15 @@ def _read_facts(path: Path) -> dict[str, Any]:
         "vocabulary": dict,
     }
     try:
-        facts = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"corpus file {str(path)!r}: cannot be read ({_one_line(error)}); {WRITTEN_BY}") from None
+        facts = json.loads(read_file(path, _MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"corpus file {str(path)!r}: cannot be read ({one_line(error)}); {WRITTEN_BY}") from None
     if not isinstance(facts, dict) or any(type(facts.get(key)) is not kind for key, kind in types.items()):
         raise InputError(f"corpus file {str(path)!r}: expected an object with {', '.join(types)}; {WRITTEN_BY}")
     if facts["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"corpus file {str(path)!r}: expected format_version {FORMAT_VERSION}, got {facts['format_version']}; "
-            "it was written by another version of seqgan_rl"
+            f"corpus file {str(path)!r}: expected format_version {FORMAT_VERSION}, "
+            f"got {reprlib.repr(facts['format_version'])}; it was written by another version of seqgan_rl"
         )
     return facts
 
@@ -493,21 +510,20 @@ def _read_arrays(path: Path) -> dict[str, NDArray[np.int64]]:
     """The arrays of ``corpus.npz``; never unpickles, never inflates."""
     names = [f"{split}_{kind}" for split in ("train", "valid", "test") for kind in ("tokens", "lengths")]
     try:
+        check_file(path)
         with zipfile.ZipFile(path) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("its arrays are compressed")  # ours never are; a small file must not fill the memory
         with np.load(path, allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as error:
-        raise InputError(f"corpus file {str(path)!r}: cannot be read ({_one_line(error)}); {WRITTEN_BY}") from None
+    except Exception as error:  # damage shows in many ways: in the archive, in an array's header, in its numbers
+        raise InputError(f"corpus file {str(path)!r}: cannot be read ({one_line(error)}); {WRITTEN_BY}") from None
     for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy hands out members without its header as bytes
+            raise InputError(f"corpus file {str(path)!r}: {name} is not an array; {WRITTEN_BY}")
         if array.dtype != np.int32 or array.ndim != 1 + name.endswith("tokens"):
             raise InputError(
                 f"corpus file {str(path)!r}: {name} must be int32 with {1 + name.endswith('tokens')} dimension(s), "
                 f"got {array.dtype} of shape {array.shape}"
             )
     return {name: array.astype(np.int64) for name, array in arrays.items()}
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

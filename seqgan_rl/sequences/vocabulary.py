@@ -6,6 +6,7 @@ scored like any other. With variable length EOS is V. PAD is the id after the la
 
 import hashlib
 import json
+import reprlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -63,10 +64,12 @@ class Vocabulary:
             )
         if len(self._ids) < len(self.words):
             repeated = Counter(self.words).most_common(1)[0][0]
-            raise InputError(f"vocabulary: words must be distinct, got {repeated!r} more than once")
+            raise InputError(f"vocabulary: words must be distinct, got {reprlib.repr(repeated)} more than once")
         for word in self.words:
             if not (word == UNK or (len(word) == 1 if self.level == "char" else word.split() == [word])):
-                raise InputError(f"vocabulary: {word!r} is not one unit at level {self.level!r}")
+                raise InputError(f"vocabulary: {reprlib.repr(word)} is not one unit at level {self.level!r}")
+            if any("\ud800" <= character <= "\udfff" for character in word):
+                raise InputError(f"vocabulary: {reprlib.repr(word)} holds half of a character and cannot be written")
         if UNK in self._ids and not self.has_unk:
             raise InputError(f"vocabulary: {UNK} must be the last word, got it at id {self._ids[UNK]}")
 
@@ -192,7 +195,7 @@ class Vocabulary:
         """The vocabulary of a `to_json` dict; InputError for anything else."""
         types = {"words": list, "level": str, "has_eos": bool, "lowercase": bool, "split_punctuation": bool}
         if not isinstance(value, Mapping) or set(value) != set(types):
-            came = sorted(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+            came = reprlib.repr(sorted(map(str, value))) if isinstance(value, Mapping) else type(value).__name__
             raise InputError(f"vocabulary: expected an object with the keys {sorted(types)}, got {came}")
         for key, kind in types.items():
             if type(value[key]) is not kind:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from seqgan_rl.core import checkpoint
-from seqgan_rl.core.checkpoint import load_state, save_state, write_text
+from seqgan_rl.core.checkpoint import load_state, save_state
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.files import remove_leftovers, write_text
 
 DTYPES = [
     torch.float32,
@@ -126,7 +127,7 @@ def test_an_error_at_any_call_leaves_the_old_checkpoint(tmp_path, monkeypatch, f
     """A full disk, Ctrl-C: whichever system call fails, the old state stands and nothing is left over."""
     save_state(tmp_path / "c", {"old": torch.ones(3)})
     owner, name = {
-        "write": (checkpoint, "_write_synced"),
+        "write": (checkpoint, "write_synced"),
         "fsync": (os, "fsync"),
         "replace": (os, "replace"),
     }[function]
@@ -147,6 +148,30 @@ def test_an_error_at_any_call_leaves_the_old_checkpoint(tmp_path, monkeypatch, f
                 save_state(tmp_path / "c", {"new": torch.zeros(3)})
         assert_equal(load_state(tmp_path / "c"), {"old": torch.ones(3)})
         assert os.listdir(tmp_path) == ["c"]
+
+
+def test_what_a_killed_save_had_set_aside_is_found_and_put_back(tmp_path):
+    """Between the two renamings of a replacement neither folder is at its name."""
+    save_state(tmp_path / "c", {"old": 1})
+    (tmp_path / "c").rename(tmp_path / ".c.0123abcd.old")
+    (tmp_path / ".c.0123abcd.partial").mkdir()
+    (tmp_path / ".mine.old").mkdir()
+    assert load_state(tmp_path / "c") == {"old": 1}
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".mine.old", "c"]
+    assert load_state(tmp_path / "c") == {"old": 1}
+
+
+def test_a_changed_number_is_noticed_and_a_checkpoint_from_before_there_were_digests_is_read(tmp_path):
+    save_state(tmp_path / "c", {"x": 12345, "w": torch.ones(2)})
+    path = tmp_path / "c" / "state.json"
+    document = json.loads(path.read_text())
+    path.write_text(path.read_text().replace("12345", "12346"))
+    with pytest.raises(InputError, match="is damaged: its content is not what was written"):
+        load_state(path.parent)
+    del document["sha256"]
+    path.write_text(json.dumps(document))
+    assert load_state(path.parent)["x"] == 12345
 
 
 def test_text_files_appear_whole(tmp_path, monkeypatch):
@@ -297,5 +322,5 @@ def test_an_oversized_document_is_refused_unread(good, tmp_path):
     path = copied(good, str(tmp_path))
     with (path / "state.json").open("wb") as file:
         file.truncate(2**33)  # a hole: takes no disk
-    with pytest.raises(InputError, match="larger than any checkpoint"):
+    with pytest.raises(InputError, match="it holds 8,589,934,592 bytes, expected at most"):
         load_state(path)
