@@ -97,6 +97,7 @@ def _train(arguments: list[str]) -> int:
     class TrainArguments:
         """Train SeqGAN: likelihood pretraining, discriminator pretraining, adversarial training, controls, a table.
 
+        --agent.algorithm puts PPO, A2C, TRPO, DQN or QR-DQN in SeqGAN's place.
         Settings are a preset's, then those of a YAML file, then flags. Without --corpus the data are an oracle's.
         """
 
@@ -156,7 +157,7 @@ def _sample(arguments: list[str]) -> int:
         seed: int = 0
         """Another seed gives other sequences."""
         model: str | None = None
-        """mle, seqgan or a control; None takes SeqGAN's, or the MLE's before there is one."""
+        """mle, the algorithm (seqgan) or a control; None takes the agent's, or the MLE's before there is one."""
 
     chosen = _parse(SampleArguments, "sample", arguments)
     options = dict(vars(chosen))

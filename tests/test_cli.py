@@ -84,6 +84,7 @@ FILES = {
     "unknown.yaml": b"agent: {learning_rat: 1}\n",
     "section.yaml": b"agent: 3\n",
     "data.yaml": b"data: [1]\n",
+    "options.yaml": b"agent: {options: [n_epochs]}\n",
     "type.yaml": b"rounds: many\n",
     "preset.yaml": b"preset: quik\n",
     "syntax.yaml": b"rounds: [1\n",
@@ -132,6 +133,14 @@ FILES = {
         (["--agent.learning-rate", "nan"], ["learning_rate"]),
         (["--agent.reward", "logits"], ["unknown reward 'logits'", "did you mean 'logit'"]),
         (["--agent.baseline", "rolout"], ["baseline", "rolout"]),
+        (["--agent.algorithm", "pppo"], ["unknown algorithm 'pppo'", "did you mean 'ppo'"]),
+        (["--agent.algorithm", "ppo", "--agent.options", "n_epoch=3"], ["n_epoch", "did you mean 'n_epochs'"]),
+        (["--agent.algorithm", "ppo", "--agent.options", "n_epochs"], ["NAME=VALUE"]),
+        (["--agent.algorithm", "ppo", "--agent.options", "n_epochs=[1"], ["cannot be read"]),
+        (["--agent.algorithm", "ppo", "--agent.options", "gamma=1"], ["gamma", "decided by the run"]),
+        (["--agent.algorithm", "ppo", "--preset", "repo2017"], ["PPO does not have weights, normalize, loss"]),
+        (["--config", "options.yaml"], ["options must be a mapping"]),
+        (["--network.precision", "float16"], ["--network.precision"]),
         (["--mle.batch-size", "0"], ["batch_size must be at least 1"]),
         (["--discriminator.batch-size", "-1"], ["batch_size must be at least 1"]),
         (["--network.dropout", "2"], ["dropout must lie in [0, 1)"]),
@@ -345,6 +354,7 @@ def test_the_program_describes_itself(capsys):
 
 def test_a_preset_then_a_file_then_flags(here, capsys):
     (here / "own.yaml").write_text("preset: text\nrounds: 7\nseed: 3\nagent: {learning_rate: 1e-4}\n")
+    (here / "ppo.yaml").write_text("agent: {algorithm: ppo, options: {clip_range: 1e-1, n_epochs: 2}}\n")
     seen = []
 
     def fake(config, *args, **kwargs):
@@ -362,9 +372,11 @@ def test_a_preset_then_a_file_then_flags(here, capsys):
             ["--config", "own.yaml"],
             ["--config", "own.yaml", "--seed", "5", "--agent.learning-rate", "0.5"],
             ["--config", "own.yaml", "--preset", "quick"],
+            ["--config", "ppo.yaml"],
+            ["--config", "ppo.yaml", "--agent.options", "n_epochs=3", "target_kl=null", "--compile"],
         ):
             assert main(["train", *arguments]) == 130
-    quick, text, corrected, own, flags, both = seen
+    quick, text, corrected, own, flags, both, ppo, ppo_flags = seen
     assert quick == preset("quick")
     assert text.preset == preset("text").preset
     assert text.data.corpus == "proverbs"
@@ -374,6 +386,11 @@ def test_a_preset_then_a_file_then_flags(here, capsys):
     assert both.preset == preset("quick").preset
     assert both.rounds == 7
     assert both.data == preset("quick").data
+    assert ppo.agent == updated(
+        preset("quick").agent, {"algorithm": "ppo", "options": {"clip_range": "1e-1", "n_epochs": 2}}
+    )
+    assert ppo_flags.agent.options == {"n_epochs": 3, "target_kl": None}
+    assert (ppo.compile, ppo_flags.compile) == (False, True)
     assert not list(here.glob("runs/*"))
 
 
@@ -411,6 +428,20 @@ def test_evaluate_prints_the_scores_of_all_models(run, capsys):
     assert [row["name"] for row in rows] == ["oracle entropy", "MLE", "SeqGAN"]
     assert main(["evaluate", "--run", str(run), "--samples", "64"]) == 0
     assert "SeqGAN" in capsys.readouterr().out
+
+
+def test_a_run_of_another_agent_is_trained_sampled_and_evaluated(here, capsys):
+    arguments = ["train", "--quiet", "--config", "tiny.yaml", "--run", "run", "--rounds", "1"]
+    options = ["--agent.algorithm", "dqn", "--agent.options", "learning_starts=0", "batch_size=8"]
+    assert main([*arguments, *options]) == 0
+    assert "DQN" in capsys.readouterr().out
+    assert RunFolder.open("run").config().agent.options == {"learning_starts": 0, "batch_size": 8}
+    assert main(["sample", "--run", "run", "-n", "7", "--prompt", "3 4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("3 4 ") and len(line.split()) == 6 for line in lines)
+    assert main(["evaluate", "--run", "run", "--json"]) == 0
+    names = [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["oracle entropy", "MLE", "DQN"]
 
 
 # --- in a process of its own ------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What a run found: the table of all its models, the verdict, figures and samples; and reading a run again."""
 
+import dataclasses
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from tqdm.auto import tqdm
 
 from seqgan_rl.adversarial.config import RunConfig
 from seqgan_rl.adversarial.data import RunData
+from seqgan_rl.adversarial.player import load_player
 from seqgan_rl.adversarial.run_folder import RunFolder, read_metrics
-from seqgan_rl.core.checkpoint import write_text
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.files import write_text
 from seqgan_rl.core.streams import stream
 from seqgan_rl.evaluation import (
     DEFAULT_TEMPERATURES,
@@ -29,8 +31,11 @@ from seqgan_rl.evaluation import (
 from seqgan_rl.models.files import load_model
 from seqgan_rl.models.generator import Generator, generators
 
-NAMES = {"mle": "MLE", "mle_continued": "MLE continued", "seqgan": "SeqGAN"}
-"""Rows of the table by the name of the stage; controls keep theirs."""
+NAMES = {
+    **{"mle": "MLE", "mle_continued": "MLE continued", "seqgan": "SeqGAN"},
+    **{"ppo": "PPO", "a2c": "A2C", "trpo": "TRPO", "dqn": "DQN", "qrdqn": "QR-DQN"},
+}
+"""Rows of the table by the name of the stage; controls, and algorithms of one's own, keep theirs."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,9 @@ def write_results(folder: RunFolder, config: RunConfig, data: RunData, *, progre
     """Score every model of a finished run on the test split and write table, verdict, figures and samples."""
     evaluator = make_evaluator(data, config.evaluation.final_samples, config.device)
     found = models_of(folder)
-    generators_by_name = {name: load_model(path, generators).to(config.device) for name, path in found.items()}
+    mle = load_model(found["mle"], generators).to(config.device)
+    generators_by_name = {name: load_player(path, config, data, mle).to(config.device) for name, path in found.items()}
+    agent = NAMES.get(config.agent.algorithm, config.agent.algorithm)
     curve, rows = None, list[Row]()
     steps = len(generators_by_name) + (len(DEFAULT_TEMPERATURES) + 3 if data.oracle is not None else 0)
     with tqdm(total=steps, desc=f"{'scoring':<22}", unit="model", disable=not progress) as bar:
@@ -94,17 +101,22 @@ def write_results(folder: RunFolder, config: RunConfig, data: RunData, *, progre
             scores = evaluator.scores(generator)
             rows.append(Row(NAMES.get(name, name), scores, None if curve is None else curve.gap(scores)))
             bar.update()
-        _add_equal_coverage(rows, evaluator, generators_by_name["mle"])
+        _add_equal_coverage(rows, evaluator, generators_by_name["mle"], agent)
         bar.update()
-    result = RunResult(folder.path, tuple(rows), verdict(rows))
-    _write(folder, data, result, curve, generators_by_name.get("seqgan", generators_by_name["mle"]))
+    result = RunResult(folder.path, tuple(rows), _verdict(rows, agent))
+    _write(folder, data, result, curve, generators_by_name.get(config.agent.algorithm, generators_by_name["mle"]))
     return result
 
 
-def _add_equal_coverage(rows: list[Row], evaluator: Evaluator, mle: Generator) -> None:
-    """After the MLE: the MLE at the temperature at which its NLL_test is SeqGAN's."""
+def _verdict(rows: list[Row], agent: str) -> str:
+    """:func:`verdict` judges the row "SeqGAN" and speaks of it; here of the agent in its place."""
+    return verdict([row._replace(name="SeqGAN") if row.name == agent else row for row in rows]).replace("SeqGAN", agent)
+
+
+def _add_equal_coverage(rows: list[Row], evaluator: Evaluator, mle: Generator, agent: str) -> None:
+    """After the MLE: the MLE at the temperature at which its NLL_test is the agent's."""
     names = [row.name for row in rows]
-    gap = rows[names.index("SeqGAN")].gap if "SeqGAN" in names else None
+    gap = rows[names.index(agent)].gap if agent in names else None
     if gap is not None and gap.temperature is not None:
         scores = evaluator.scores(mle, temperature=gap.temperature)
         rows.insert(names.index("MLE") + 1, Row("MLE at equal coverage", scores))
@@ -140,9 +152,11 @@ def _write(
 
 
 def models_of(folder: RunFolder) -> dict[str, Path]:
-    """The generators of a run by the name of their stage: mle, mle_continued, seqgan, controls."""
-    controls = folder / "controls"
-    found = {"mle": folder / "mle", "mle_continued": controls / "mle_continued", "seqgan": folder / "generator"}
+    """The models of a run by the name of their stage: mle, mle_continued, the algorithm (seqgan), controls. That of an
+    algorithm is a generator, or in ``agent/`` the weights of one that has none."""
+    controls, algorithm = folder / "controls", folder.config().agent.algorithm
+    found = {"mle": folder / "mle", "mle_continued": controls / "mle_continued"}
+    found[algorithm] = folder / "generator" if (folder / "generator").is_dir() else folder / "agent"
     if controls.is_dir():
         found |= {path.name: path for path in sorted(controls.iterdir()) if not path.name.startswith(".")}
     return {name: path for name, path in found.items() if path.is_dir()}
@@ -154,15 +168,23 @@ def as_lines(data: RunData, tokens_BT: torch.Tensor) -> list[str]:
 
 
 def load_run(run: str | Path, model: str | None = None) -> tuple[RunFolder, RunData, Generator]:
-    """A run's data and one of its generators; None takes SeqGAN's, or the MLE's where training has not got so far."""
+    """A run's data and one of its generators; None: the agent's, or the MLE's where training has not got so far."""
     folder = RunFolder.open(run)
     found = models_of(folder)
-    if not found:
+    if "mle" not in found:
         raise InputError(f"run {run} holds no trained generator yet; continue it with --resume {run}")
-    name = model or ("seqgan" if "seqgan" in found else "mle")
+    config = folder.config()
+    name = model or (config.agent.algorithm if config.agent.algorithm in found else "mle")
     if name not in found:
         raise InputError(f"run {run} holds no model {name!r}; it has {', '.join(found)}")
-    return folder, RunData.load(folder), load_model(found[name], generators)
+    data = RunData.load(folder)
+    return folder, data, _load(found, name, config, data)
+
+
+def _load(found: dict[str, Path], name: str, config: RunConfig, data: RunData) -> Generator:
+    """A model of a run, on the CPU."""
+    cpu = dataclasses.replace(config, device="cpu")
+    return load_player(found[name], cpu, data, load_model(found["mle"], generators))
 
 
 def sample(
@@ -213,10 +235,8 @@ def evaluate(
         evaluator = make_evaluator(data, samples, seed=seed)
     except ValueError as error:
         raise InputError(str(error)) from None
-    rows = [
-        Row(NAMES.get(name, name), evaluator.scores(load_model(path, generators)))
-        for name, path in models_of(folder).items()
-    ]
+    found, config = models_of(folder), folder.config()
+    rows = [Row(NAMES.get(name, name), evaluator.scores(_load(found, name, config, data))) for name in found]
     if data.oracle is not None:
         rows.insert(0, Row("oracle entropy", evaluator.oracle_scores()))
     documents = [{"name": row.name, "scores": row.scores.to_json()} for row in rows if row.scores is not None]

@@ -7,12 +7,17 @@ the discriminator, :class:`Evaluation` scores the generator.
 import copy
 from typing import Any
 
+import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm.auto import tqdm
 
+from seqgan_rl.adversarial.agent import agent_state, check_finite, load_agent_state
 from seqgan_rl.adversarial.callback import AdversarialCallback
+from seqgan_rl.adversarial.player import Player
 from seqgan_rl.adversarial.session import Session, fitting
+from seqgan_rl.agents.policy import GeneratorActorCritic
 from seqgan_rl.agents.seqgan import SeqGAN
 from seqgan_rl.core.streams import stream
 from seqgan_rl.discriminators import DiscriminatorTrainer
@@ -30,7 +35,7 @@ class RunAdversary(AdversarialCallback):
     def __init__(
         self, name: str, trainer: DiscriminatorTrainer, rollout_update_rate: float, seed: int, *, retrains: bool
     ) -> None:
-        super().__init__(trainer=trainer, rollout_update_rate=rollout_update_rate, seed=seed)
+        super().__init__(config=trainer.config, trainer=trainer, rollout_update_rate=rollout_update_rate, seed=seed)
         self.rng = stream(seed, f"{name} fake")
         self.retrains = retrains
         self.loop: Rounds | None = None
@@ -39,19 +44,30 @@ class RunAdversary(AdversarialCallback):
         is_over = self.loop is not None and self.loop.is_over
         return self.retrains and not is_over and super()._is_due()
 
+    def state_dict(self) -> dict[str, Any]:
+        """As of the callback, and how many stored sequences the last relabelling paid: on it depends when the next
+        retraining is due."""
+        return {**super().state_dict(), "stored": self._stored}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        super().load_state_dict(state)
+        self._stored = state["stored"]
+
 
 class Rounds(BaseCallback):
     """First at the start of every round: write the last round's row, save, stop when the rounds are done.
 
-    A checkpoint is thus taken before the discriminator's work and the evaluation of a round, and a continued run
-    repeats both from the same state.
+    A round is one collection of the algorithm and the update that follows. A checkpoint is thus taken before the
+    discriminator's work and the evaluation of a round, and a continued run repeats both from the same state. (For an
+    agent that is no generator the discriminator's work is done at the end of a collection; then it is behind us.)
     """
 
     def __init__(
         self,
         run: Session,
         name: str,
-        agent: SeqGAN,
+        agent: BaseAlgorithm,
         reward: Reward,
         adversary: RunAdversary,
         bar: "tqdm[Any]",
@@ -61,42 +77,66 @@ class Rounds(BaseCallback):
         self.run, self.name, self.agent, self.reward = run, name, agent, reward
         self.adversary, self.bar, self._state = adversary, bar, state
         self.stop_reason = ""
-        averages = run.config.agent.averaging > 0
-        self.average: Generator | None = copy.deepcopy(agent.policy.generator) if averages else None
+        self.own_generator: Generator | None = getattr(agent.policy, "generator", None)
+        """The network that the agent trains, if it is a generator."""
+        averages = run.config.agent.averaging > 0 and self.own_generator is not None
+        self.average: Generator | None = copy.deepcopy(self.own_generator) if averages else None
+        self.round = 0
+        """Rounds done, each with its update."""
         self.start_scores: dict[str, float] = {}
         self._has_warned = False
-
-    @property
-    def round(self) -> int:
-        """Generator updates done."""
-        return self.agent._n_updates
+        self._has_collected = False
+        self._returns: list[float] = []
+        """Rewards of the sequences that ended in this round."""
 
     @property
     def generator(self) -> Generator:
-        """What is evaluated and kept: the average of the weights, where one is taken, else the last."""
-        return self.agent.policy.generator if self.average is None else self.average
+        """What is evaluated and kept: the average of the weights, where one is taken, else the last; of an agent that
+        is no generator what it plays."""
+        if self.own_generator is None:
+            return Player(self.agent)
+        return self.own_generator if self.average is None else self.average
 
     def _on_rollout_start(self) -> None:
+        if isinstance(self.agent.policy, GeneratorActorCritic):
+            self.agent.policy.forget()  # read anew, as a continued run has to
         if self._state is not None:  # continue: everything is in place now
             with fitting(self.run.folder):
                 self._load(self._state)
             self._state = None
             self.bar.update(self.round - self.bar.n)
             return
-        if self.round > 0:
-            self.agent.logger.dump(self.round)
-            self.bar.update(self.round - self.bar.n)
-            self._take_average()
+        if self._has_collected:
+            self._end_round()
         self.run.checkpoint_if_due(self._state_dict)
+
+    def _end_round(self) -> None:
+        """The update is done: count, check, write."""
+        self.round += 1
+        self._has_collected = False
+        check_finite(self.agent)
+        self.agent.logger.record("tokens", self.agent.num_timesteps)
+        self.agent.logger.dump(self.round)
+        self.bar.update(self.round - self.bar.n)
+        self._take_average()
+
+    def _on_rollout_end(self) -> None:
+        self._has_collected = True
+        if self._returns and not isinstance(self.agent, SeqGAN):  # which records its own
+            self.agent.logger.record("agent/reward", float(np.mean(self._returns)))
+        self._returns.clear()
 
     @torch.no_grad()
     def _take_average(self) -> None:
         """average <- averaging * average + (1 - averaging) * weights."""
-        if self.average is not None:
-            for mean, last in zip(self.average.parameters(), self.agent.policy.generator.parameters(), strict=True):
+        if self.average is not None and self.own_generator is not None:
+            for mean, last in zip(self.average.parameters(), self.own_generator.parameters(), strict=True):
                 mean.lerp_(last, 1 - self.run.config.agent.averaging)
 
     def _on_step(self) -> bool:
+        if not np.isfinite(self.locals["rewards"]).all():
+            raise FloatingPointError("a reward is not finite; check the reward, or the discriminator behind it")
+        self._returns += [info["sequence_reward"] for info in self.locals["infos"] if "sequence_reward" in info]
         return not self.is_over
 
     @property
@@ -114,19 +154,14 @@ class Rounds(BaseCallback):
             text = " and ".join(f"{key} {self.start_scores[key]:.3g} -> {now[key]:.3g}" for key in fallen)
             self.run.say(f"{self.name}: the generator is collapsing at round {self.round}: {text}")
         rise = now["valid_nll"] - self.start_scores["valid_nll"]
-        if rise > self.run.config.evaluation.max_nll_rise:
+        if self.own_generator is not None and rise > self.run.config.evaluation.max_nll_rise:
             self.stop_reason = f"validation NLL has risen by {rise:.2f} nats per token"
             self.run.say(f"{self.name}: stopped at round {self.round}: {self.stop_reason}")
 
     def _state_dict(self) -> dict[str, Any]:
-        policy = self.agent.policy
         return {
-            "policy": policy.state_dict(),
-            "optimizer": policy.optimizer.state_dict(),
-            "rng": policy.rng.bit_generator.state,
-            "updates": self.agent._n_updates,
-            "num_timesteps": self.agent.num_timesteps,
-            "env": self.training_env.env_method("state_dict", indices=0)[0],
+            "round": self.round,
+            "agent": agent_state(self.agent),
             "reward": self.reward.state_dict(),
             "adversary": self.adversary.state_dict(),
             "start_scores": self.start_scores,
@@ -135,15 +170,10 @@ class Rounds(BaseCallback):
         }
 
     def _load(self, state: dict[str, Any]) -> None:
-        policy = self.agent.policy
-        policy.load_state_dict(state["policy"])
-        policy.optimizer.load_state_dict(state["optimizer"])
-        policy.rng.bit_generator.state = state["rng"]
-        self.agent._n_updates, self.agent.num_timesteps = state["updates"], state["num_timesteps"]
-        self.training_env.env_method("load_state_dict", state["env"])
+        load_agent_state(self.agent, state["agent"])
         self.reward.load_state_dict(state["reward"])
         self.adversary.load_state_dict(state["adversary"])
-        self.start_scores, self._has_warned = state["start_scores"], state["has_warned"]
+        self.round, self.start_scores, self._has_warned = state["round"], state["start_scores"], state["has_warned"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
 
@@ -160,9 +190,11 @@ class Evaluation(BaseCallback):
         if loop.round % run.config.evaluation.every and not loop.is_over:
             return
         assert loop.adversary.trainer is not None
-        valid_nll, held_out = run.valid_nll(loop.generator), run.held_out(loop.adversary.trainer, loop.generator)
+        generator = loop.generator
+        valid_nll, held_out = run.valid_nll(generator), run.held_out(loop.adversary.trainer, generator)
         extra = {"eval/nll_valid": valid_nll} | {f"discriminator/{key}": value for key, value in held_out.items()}
-        scores = run.evaluate(loop.name, "round", loop.round, loop.generator, **extra)
+        extra["tokens"] = loop.agent.num_timesteps
+        scores = run.evaluate(loop.name, "round", loop.round, generator, **extra)
         quality = "" if scores.nll_oracle is None else f"NLL_oracle {scores.nll_oracle:.3f}, "
         loop.bar.set_postfix_str(
             f"{quality}NLL_test {scores.nll_test:.3f}, H {scores.entropy:.2f}, AUC {held_out['auc']:.2f}"

@@ -9,6 +9,7 @@ results.json  results.md  samples.txt  figures/
 """
 
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -16,20 +17,31 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from stable_baselines3.common.logger import KVWriter
 
 from seqgan_rl.adversarial.config import RunConfig
-from seqgan_rl.core.checkpoint import load_state, save_state, write_text
+from seqgan_rl.core.checkpoint import load_state, save_state
 from seqgan_rl.core.config import as_dict, read_yaml, updated
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.files import is_leftover, make_folder, remove_leftovers, sync_folder, write_text
+from seqgan_rl.core.reading import one_line, read_file
+
+try:
+    import fcntl
+except ImportError:  # Windows: a run is not locked there
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 KEPT = 2
 """Checkpoints kept."""
+_LOCK = ".lock"
+_MAX_METRICS_BYTES = 2**30
 
 
 class RunFolder:
@@ -43,25 +55,73 @@ class RunFolder:
         """A new run folder. InputError if anything stands there already."""
         folder = cls(path)
         try:
-            folder.path.mkdir(parents=True)
-        except FileExistsError:
-            going_on = f", or continue that run with --resume {path}" if (folder / "config.json").is_file() else ""
-            raise InputError(f"{path} exists; choose another --run folder{going_on}") from None
+            make_folder(folder.path.parent)
+            try:
+                folder.path.mkdir()
+            except FileExistsError:
+                if not folder._has_not_begun():
+                    raise folder._exists() from None
+            sync_folder(folder.path.parent)
         except OSError as error:
             raise InputError(f"cannot make the run folder {path}: {error.strerror}") from None
-        write_text(folder.path / "config.json", json.dumps(as_dict(config), indent=1) + "\n")
-        write_text(folder.path / "versions.json", json.dumps(_versions(), indent=1) + "\n")
+        with folder.locked():
+            if not folder._has_not_begun():  # another process was quicker
+                raise folder._exists()
+            write_text(folder / "versions.json", json.dumps(_versions(), indent=1) + "\n")
+            write_text(folder / "config.json", json.dumps(as_dict(config), indent=1) + "\n")  # last: now it is a run
         return folder
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
         """An existing run folder. InputError if it is not one."""
         folder = cls(path)
-        if not folder.path.exists():
+        try:
+            is_there = folder.path.exists()
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            raise InputError(f"run folder {str(path)[:200]} cannot be read: {error.strerror}") from None
+        if not is_there:
             raise InputError(f"run folder {path} does not exist; `seqgan-rl train` makes one")
-        if not (folder.path / "config.json").is_file():
+        if folder._has_not_begun():
+            raise InputError(
+                f"run folder {path} holds no run: config.json is missing, training was stopped before it had begun; "
+                f"start it again with its settings and --run {path}"
+            )
+        if not (folder / "config.json").is_file():
             raise InputError(f"{path} is not a run folder: config.json is missing")
         return folder
+
+    def _has_not_begun(self) -> bool:
+        """Whether nothing stands there but what a start that was killed at once leaves."""
+        if not self.path.is_dir():
+            return False
+        return all(p.name in ("versions.json", _LOCK) or is_leftover(p) for p in self.path.iterdir())
+
+    def _exists(self) -> InputError:
+        going_on = f", or continue that run with --resume {self.path}" if (self / "config.json").is_file() else ""
+        return InputError(f"{self.path} exists; choose another --run folder{going_on}")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside, no other process may continue the run; what a killed one was writing is removed first.
+
+        The system gives the lock back when a process dies, however it dies. Where there are no locks (Windows, some
+        network file systems) nothing is locked.
+
+        Raises:
+            InputError: another process holds the lock.
+            OSError: as raised inside; where the disk is full, with a word on how to go on.
+        """
+        try:
+            with _locked(self / _LOCK, f"run {self.path} is being continued by another process"):
+                remove_leftovers(self.path)
+                for folder in filter(Path.is_dir, self.path.iterdir()):
+                    remove_leftovers(folder)
+                yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            going_on = f"make room, then continue with --resume {self.path}"
+            raise OSError(error.errno, f"{error.strerror}; {going_on}", error.filename) from error
 
     def config(self) -> RunConfig:
         """The run's settings."""
@@ -71,20 +131,30 @@ class RunFolder:
         return self.path / name
 
     def save_checkpoint(self, number: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint; the ones before the last are removed only when it is whole."""
+        """Write a checkpoint; the ones before the last are removed only when it is whole and on disk.
+
+        Raises:
+            FloatingPointError: a number in it is not finite; the checkpoints before stay.
+            OSError: it could not be written; the checkpoints before stay.
+        """
+        _check_finite(state, "")
         save_state(self / "checkpoints" / f"{number:06d}", state)
         found = self._checkpoints()
         unreadable = [path for path in found if int(path.name) > number]  # else the run had gone on from them
-        killed = (self / "checkpoints").glob(".*")  # what was being written when the run was killed
-        for path in (*unreadable, *killed, *[path for path in found if path not in unreadable][:-KEPT]):
+        for path in (*unreadable, *[path for path in found if path not in unreadable][:-KEPT]):
             shutil.rmtree(path, ignore_errors=True)
+        remove_leftovers(self / "checkpoints")
 
     def last_checkpoint(self) -> tuple[int, dict[str, Any]] | None:
         """Number and state of the newest checkpoint that can be read; a damaged one is passed over, with a warning."""
         for path in reversed(self._checkpoints()):
             try:
                 state = load_state(path)
-                if not isinstance(state, dict) or {*state} != {"stage", "metrics_bytes", "state"}:
+                if (
+                    not isinstance(state, dict)
+                    or {*state} != {"stage", "metrics_bytes", "state"}
+                    or not all(type(state[name]) is int and state[name] >= 0 for name in ("stage", "metrics_bytes"))
+                ):
                     raise InputError(f"{path} is not the checkpoint of a run")
                 return int(path.name), state
             except InputError as error:
@@ -111,8 +181,16 @@ class MetricsLog:
 
         path = folder / "metrics.jsonl"
         path.touch()
+        sync_folder(folder.path)
         if path.stat().st_size > keep_bytes:
             os.truncate(path, keep_bytes)
+        elif path.stat().st_size < keep_bytes:
+            logger.warning(
+                "%s is shorter than the checkpoint says (%d of %d bytes): rows are missing; training goes on",
+                path,
+                path.stat().st_size,
+                keep_bytes,
+            )
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self._events = SummaryWriter(str(folder / "tensorboard"))
         for row in read_metrics(folder):
@@ -163,12 +241,19 @@ class AgentWriter(KVWriter):
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """All rows of ``metrics.jsonl``; a last line cut off by a crash is passed over."""
-    rows = []
-    with contextlib.suppress(FileNotFoundError), (folder / "metrics.jsonl").open(encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
+    """All rows of ``metrics.jsonl``; a last line cut off by a crash, or a damaged one, is passed over."""
+    path, rows = folder / "metrics.jsonl", []
+    try:
+        data = read_file(path, _MAX_METRICS_BYTES)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise InputError(f"metrics {path} cannot be read ({one_line(error)})") from None
+    for line in data.split(b"\n"):
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                rows.append(row)
     return rows
 
 
@@ -187,3 +272,52 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system(), **found}
+
+
+@contextlib.contextmanager
+def _locked(path: Path, complaint: str) -> Iterator[None]:
+    """Hold the lock of a file that exists as long as it is held, with the process's number in it."""
+    file = _take(path, complaint) if fcntl is not None else None
+    try:
+        yield
+    finally:
+        if file is not None:
+            path.unlink(missing_ok=True)
+            file.close()
+
+
+def _take(path: Path, complaint: str) -> IO[str] | None:
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read(20).strip() or "unknown"
+            file.close()
+            raise InputError(f"{complaint} (pid {pid}); wait for it, or stop it first") from None
+        except OSError as error:
+            logger.info("no locks on this file system (%s); %s is not locked", error.strerror, path.parent)
+            return file
+        try:
+            is_ours = path.stat().st_ino == os.fstat(file.fileno()).st_ino
+        except FileNotFoundError:
+            is_ours = False
+        if is_ours:
+            with contextlib.suppress(OSError):  # a full disk; the number is only for the message
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), f"{os.getpid()}\n".encode())
+            return file
+        file.close()  # the one before us has just removed it
+
+
+def _check_finite(state: Any, name: str) -> None:
+    """FloatingPointError where a number of a state is NaN or +inf (-inf is what masks are made of)."""
+    if isinstance(state, dict):
+        for key, value in state.items():
+            _check_finite(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(state, list | tuple):
+        for value in state:
+            _check_finite(value, name)
+    elif isinstance(state, torch.Tensor) and state.is_floating_point() and not bool((state < math.inf).all()):
+        raise FloatingPointError(f"{name} is not finite; lower the learning rate")

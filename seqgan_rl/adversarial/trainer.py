@@ -5,7 +5,8 @@ that was killed and continued writes the same numbers as one that was not.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,25 +17,26 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
+from seqgan_rl.adversarial.agent import global_streams, learn, make_agent
 from seqgan_rl.adversarial.config import RunConfig
 from seqgan_rl.adversarial.data import RunData, prepare_data
+from seqgan_rl.adversarial.player import save_player
 from seqgan_rl.adversarial.results import RunResult, write_results
 from seqgan_rl.adversarial.rounds import Evaluation, Rounds, RunAdversary
 from seqgan_rl.adversarial.run_folder import AgentWriter, RunFolder, new_run_path
 from seqgan_rl.adversarial.session import Session, fitting
-from seqgan_rl.agents.policy import GeneratorPolicy
-from seqgan_rl.agents.seqgan import SeqGAN
 from seqgan_rl.core.checkpoint import load_state, save_state
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.modules import check_device
 from seqgan_rl.core.streams import stream, torch_seeded
 from seqgan_rl.discriminators import Discriminator, DiscriminatorTrainer, discriminators, train_discriminator
-from seqgan_rl.envs.sb3 import make_sb3_env
+from seqgan_rl.models.compiled import is_compiled, set_compiled
 from seqgan_rl.models.files import load_model, save_model
 from seqgan_rl.models.generator import Generator, generators
 from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer
 from seqgan_rl.rewards import Reward, ShuffledReward, rewards
 from seqgan_rl.rewards.base import RewardParts, as_reward
+from seqgan_rl.rewards.controls import ConstantReward
 
 CONTINUED_EPOCHS = 20
 """Epochs of the control "mle_continued": several times the sequences that the agent plays."""
@@ -71,9 +73,21 @@ def train(
     _check_parts(config, data)
     if not resume:
         folder = RunFolder.create(new_run_path(config.preset.split("/")[0]) if run is None else run, config)
-    if not has_data:
-        data.save(folder)
-    return _Run(folder, config, data, progress).go()
+    with folder.locked(), _compiling(config.compile):
+        if not has_data:
+            data.save(folder)
+        return _Run(folder, config, data, progress).go()
+
+
+@contextmanager
+def _compiling(enabled: bool) -> Iterator[None]:
+    """Inside, samplers are compiled or not as the run says, whatever the process was set to: the numbers hang on it."""
+    before = is_compiled()
+    set_compiled(enabled)
+    try:
+        yield
+    finally:
+        set_compiled(before)
 
 
 def _check_parts(config: RunConfig, data: RunData) -> None:
@@ -87,7 +101,7 @@ def _check_parts(config: RunConfig, data: RunData) -> None:
             )
     try:
         with torch.random.fork_rng(devices=[]):
-            generator = generators[config.generator.name](
+            generator: Generator = generators[config.generator.name](
                 vocabulary.num_actions, T, vocabulary.has_eos, **config.generator.options
             )
             discriminator = discriminators[config.network.name](vocabulary.num_actions, T, **config.network.options)
@@ -98,12 +112,15 @@ def _check_parts(config: RunConfig, data: RunData) -> None:
             _ = as_reward(rewards[name](parts)) if name in rewards else None
         if config.agent.rollouts:  # a round's random numbers; taken from the system only when they are written
             np.empty((config.agent.batch_size, T - 1, config.agent.num_rollouts, T), dtype=np.float32)
+        env = make_agent(config, data, ConstantReward(), generator.to(config.device), "never used").env
+        assert env is not None
+        env.close()
     except InputError:
         raise
     except MemoryError as error:
-        raise InputError(f"num_rollouts and batch_size ask for too much memory: {error}") from None
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"a part of the run cannot be built: {str(error).splitlines()[0][:300]}") from error
+        raise InputError(f"num_rollouts and batch_size (or a buffer_size) ask for too much memory: {error}") from None
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # SB3 asserts what its arguments must be
+        raise InputError(f"a part of the run cannot be built: {str(error)[:300].splitlines()[0]}") from error
 
 
 @dataclass
@@ -121,7 +138,10 @@ class _Run(Session):
         self.stages = [
             _Stage("mle", self._mle),
             _Stage("discriminator", self._discriminator),
-            _Stage("seqgan", lambda state: self._agent("seqgan", config.agent.reward, state)),
+            _Stage(
+                config.agent.algorithm,
+                lambda state: self._agent(config.agent.algorithm, config.agent.reward, state),
+            ),
             *(_Stage(name, self._control(name)) for name in config.controls),
         ]
 
@@ -215,7 +235,7 @@ class _Run(Session):
         save_state(self.folder / "discriminator-training", trainer.state_dict())
 
     def _agent(self, name: str, reward_name: str, state: dict[str, Any] | None) -> None:
-        """Algorithm 1, lines 6-14, with the SeqGAN agent playing the Gymnasium environment."""
+        """Algorithm 1, lines 6-14, with the agent playing the Gymnasium environment."""
         config, agent_config = self.config, self.config.agent
         trainer = self._new_trainer()
         with fitting(self.folder):
@@ -231,57 +251,25 @@ class _Run(Session):
             reward: Reward = ShuffledReward(as_reward(rewards[agent_config.reward](parts)), parts.rng)
         else:
             reward = as_reward(rewards[reward_name](parts))
-        agent = self._new_agent(name, reward, mle)
+        agent = make_agent(config, self.data, reward, mle, name)
         agent.set_logger(Logger(None, [AgentWriter(self.log, name)]))
         pays = reward.discriminator is not None
         adversary = RunAdversary(name, trainer, agent_config.rollout_update_rate, config.seed, retrains=pays)
-        with self.bar(name, config.rounds, unit="round") as bar:
+        with (
+            self.bar(name, config.rounds, unit="round") as bar,
+            global_streams(stream(config.seed, f"{name} algorithm")),
+        ):
             loop = Rounds(self, name, agent, reward, adversary, bar, state)
             adversary.loop = loop
             callbacks: list[BaseCallback] = [loop, adversary, Evaluation(loop)]
-            agent.learn(10**15, callback=callbacks, log_interval=None)
-        out = self.folder / "generator" if name == "seqgan" else self.folder / "controls" / name
-        save_model(out, loop.generator, config.generator.name)
-        agent.env.close()  # type: ignore[union-attr]
-
-    def _new_agent(self, name: str, reward: Reward, mle: Generator) -> SeqGAN:
-        """The agent at the MLE's weights, in an environment of this run's data that pays this reward."""
-        config, agent_config = self.config, self.config.agent
-        env = make_sb3_env(
-            "SeqGAN/Oracle-v0" if self.data.oracle is not None else "SeqGAN/Corpus-v0",
-            num_envs=agent_config.batch_size,
-            monitor=False,
-            shaping="deferred" if agent_config.rollouts else "none",
-            num_rollouts=agent_config.num_rollouts,
-            reward=reward,
-            rollout_policy=mle,
-            device=config.device,
-            **({"oracle": self.data.oracle} if self.data.oracle is not None else {"corpus": self.data.corpus}),
-        )
-        env.seed(int(stream(config.seed, f"{name} env").integers(2**31)))
-        with torch_seeded(stream(config.seed, f"{name} init")):  # weights that are replaced at once
-            agent = SeqGAN(
-                GeneratorPolicy,
-                env,
-                learning_rate=agent_config.learning_rate,
-                weights=agent_config.weights,
-                baseline=agent_config.baseline,
-                normalize=agent_config.normalize,
-                loss=agent_config.loss,
-                max_grad_norm=agent_config.max_grad_norm,
-                ent_coef=agent_config.ent_coef,
-                kl_coef=agent_config.kl_coef,
-                policy_kwargs={
-                    "generator": config.generator.name,
-                    "generator_options": config.generator.options,
-                    "forbidden": self.data.forbidden,
-                },
-                device=self.device,
-            )
-        agent.policy.generator.load_state_dict(mle.state_dict())
-        agent.policy.rng = stream(config.seed, f"{name} policy")
-        agent.reference = mle
-        return agent
+            learn(agent, config.rounds, callbacks)
+        control = None if name == agent_config.algorithm else self.folder / "controls" / name
+        if loop.own_generator is None:
+            save_player(control or self.folder / "agent", agent)
+        else:
+            save_model(control or self.folder / "generator", loop.generator, config.generator.name)
+        assert agent.env is not None
+        agent.env.close()
 
     def _control(self, name: str) -> Callable[[dict[str, Any] | None], None]:
         if name == "mle_continued":

@@ -87,10 +87,10 @@ def test_new_checkpoints_outlive_damaged_ones_with_higher_numbers(folder):
 
 def test_leftovers_of_a_killed_save_are_removed_and_strangers_are_not(folder):
     folder.save_checkpoint(1, STATE)
-    (folder / "checkpoints" / ".000002.abc").mkdir()
-    (folder / "checkpoints" / "mine").mkdir()
+    for name in (".000002.0123abcd.partial", ".000001.0123abcd.old", "mine", ".mine"):
+        (folder / "checkpoints" / name).mkdir()
     folder.save_checkpoint(2, STATE)
-    assert names(folder) == ["000001", "000002", "mine"]
+    assert names(folder) == [".mine", "000001", "000002", "mine"]
 
 
 @pytest.mark.parametrize("state", [None, [], {"stage": 0}, {"generator": 1, "metrics_bytes": 0, "state": None}])

@@ -26,6 +26,7 @@ from seqgan_rl.agents.seqgan import SeqGAN
 from seqgan_rl.core.checkpoint import load_state
 from seqgan_rl.core.config import as_dict
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.files import write_synced
 from seqgan_rl.discriminators import Discriminator, DiscriminatorTrainer, discriminators
 from seqgan_rl.models.files import load_model
 from seqgan_rl.models.generator import Generator, generators
@@ -305,7 +306,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(finished, tmp_path, monkeypa
     with pytest.raises(InputError, match=r"the last checkpoint of .* does not fit its config\.json"):
         train(config, folder.path, resume=True, progress=False)
     (folder / "config.json").write_text(json.dumps(as_dict(config)))
-    states: tuple[Any, ...] = ({}, [], {"policy": 1, "trainer": 1})
+    states: tuple[Any, ...] = ({}, [], {"agent": 1, "trainer": 1})
     for state in states:
         folder.save_checkpoint(found[0], {**found[1], "state": state})
         with pytest.raises(InputError, match="does not fit") as caught:
@@ -331,19 +332,17 @@ def test_a_run_killed_while_its_data_was_being_kept_resumes(finished, tmp_path, 
 def test_a_full_disk_leaves_a_run_that_resumes(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     config, run, _ = finished
-    from seqgan_rl.core import checkpoint
-
-    real, calls = checkpoint._write_synced, []
+    calls = []
 
     def full(path, content):
         calls.append(path)
         if len(calls) > 40:
             path.write_bytes(content[: len(content) // 2])
             raise OSError(28, "No space left on device")
-        real(path, content)
+        write_synced(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write_synced", full)
+        patch.setattr("seqgan_rl.core.checkpoint.write_synced", full)
         with pytest.raises(OSError, match="space"):
             train(config, tmp_path / "run", progress=False)
     train(config, tmp_path / "run", resume=True, progress=False)
@@ -368,9 +367,10 @@ def program(*arguments, cwd):
     )
 
 
-@pytest.mark.parametrize("attempt", range(2))
-def test_a_run_killed_with_sigkill_resumes_to_the_same_bytes(tiny, tmp_path, monkeypatch, attempt):
-    config = tiny(rounds=15, agent={"rollout_update_rate": 0.7}, controls=["random", "shuffled"])
+@pytest.mark.parametrize(("algorithm", "attempt"), [("seqgan", 0), ("seqgan", 1), ("ppo", 2), ("a2c", 3)])
+def test_a_run_killed_with_sigkill_resumes_to_the_same_bytes(tiny, tmp_path, algorithm, attempt):
+    agent = {"algorithm": algorithm, "rollout_update_rate": 0.7}
+    config = tiny(rounds=15, agent=agent, controls=["random", "shuffled"])
     train(config, tmp_path / "whole", progress=False)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(as_dict(config)))
     process = program("train", "--quiet", "--config", "c.yaml", "--run", "run", cwd=tmp_path)
@@ -507,8 +507,8 @@ def test_a_reward_that_is_not_finite_stops_the_run_and_the_last_checkpoint_is_go
     found = RunFolder(tmp_path / "run").last_checkpoint()
     assert found is not None
     assert found[1]["stage"] == 2
-    assert found[1]["state"]["updates"] >= 1
-    assert all(torch.isfinite(w).all() for w in found[1]["state"]["policy"].values())
+    assert found[1]["state"]["round"] >= 1
+    assert all(torch.isfinite(w).all() for w in found[1]["state"]["agent"]["networks"]["policy"].values())
     assert sample(tmp_path / "run", 2, model="mle")
 
 

@@ -1,0 +1,198 @@
+"""The agent of a run: how it is made from settings and data, and all that must be kept for it to go on exactly.
+
+Everything that an algorithm of Stable-Baselines3 draws from belongs to that: PPO shuffles with NumPy's global
+generator, DQN explores with it and with the action space's. Inside :func:`global_streams` they are the run's own.
+"""
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from seqgan_rl.adversarial.algorithms import AgentParts, algorithms
+from seqgan_rl.adversarial.config import RunConfig
+from seqgan_rl.adversarial.data import RunData
+from seqgan_rl.agents.policy import GeneratorActorCritic
+from seqgan_rl.agents.seqgan import SeqGAN
+from seqgan_rl.core.streams import stream, torch_seeded
+from seqgan_rl.envs.sb3 import make_sb3_env
+from seqgan_rl.models.generator import Generator
+from seqgan_rl.rewards import Reward
+
+COUNTERS = (
+    *("num_timesteps", "_n_updates", "_episode_num", "_n_calls"),
+    *("exploration_rate", "_current_progress_remaining", "_last_obs", "_last_episode_starts", "_last_original_obs"),
+)
+"""What an algorithm counts and where it stands; each has some of these."""
+RECENT = ("ep_info_buffer", "ep_success_buffer")
+STORED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+"""Arrays of a replay buffer, each with one row a step."""
+
+
+def make_agent(config: RunConfig, data: RunData, reward: Reward, generator: Generator, name: str) -> BaseAlgorithm:
+    """The algorithm of the settings at the weights of this generator, in an environment of the data that pays this
+    reward. ``name`` is that of its random streams. InputError for settings that it does not take."""
+
+    def make_env(shaping: str) -> VecEnv:
+        env = make_sb3_env(
+            "SeqGAN/Oracle-v0" if data.oracle is not None else "SeqGAN/Corpus-v0",
+            num_envs=config.agent.batch_size,
+            monitor=False,
+            shaping=shaping,
+            num_rollouts=config.agent.num_rollouts,
+            reward=reward,
+            rollout_policy=generator,
+            device=config.device,
+            **({"oracle": data.oracle} if data.oracle is not None else {"corpus": data.corpus}),
+        )
+        env.seed(int(stream(config.seed, f"{name} env").integers(2**31)))
+        return env
+
+    parts = AgentParts(
+        config=config.agent,
+        generator=generator,
+        generator_kwargs={
+            "generator": config.generator.name,
+            "generator_options": config.generator.options,
+            "has_eos": data.corpus.vocabulary.has_eos,
+        },
+        forbidden=data.forbidden,
+        make_env=make_env,
+        rounds=config.rounds,
+        device=torch.device(config.device),
+    )
+    with torch_seeded(stream(config.seed, f"{name} init")):
+        agent = algorithms[config.agent.algorithm](parts)
+    agent.action_space.seed(int(stream(config.seed, f"{name} actions").integers(2**31)))
+    if isinstance(agent.policy, GeneratorActorCritic):
+        agent.policy.rng = stream(config.seed, f"{name} policy")
+    return agent
+
+
+def learn(agent: BaseAlgorithm, rounds: int, callbacks: list[BaseCallback]) -> None:
+    """Play and train until the callbacks stop it at the start of the round after the last. FloatingPointError where the
+    policy's distribution is no longer one."""
+    try:
+        agent.learn(total_steps(agent, rounds), callback=callbacks, log_interval=None)  # type: ignore[arg-type]
+    except (ValueError, RuntimeError) as error:
+        # torch's words for a distribution of NaN, and for a step that is no float
+        if not any(words in str(error) for words in ("to satisfy the constraint", "without overflow")):
+            raise
+        raise FloatingPointError(
+            "the policy or its update is not finite; lower the agent's learning rate or check the reward"
+        ) from error
+
+
+def total_steps(agent: BaseAlgorithm, rounds: int) -> int:
+    """Steps that schedules run over: one more than ``rounds`` rounds have at the most, so that ``learn`` comes to the
+    start of one round more, where the last is written."""
+    B, T = agent.n_envs, agent.observation_space.shape[0]  # type: ignore[index]
+    if isinstance(agent, OnPolicyAlgorithm) and not isinstance(agent, SeqGAN):
+        T = agent.n_steps
+    elif isinstance(agent, OffPolicyAlgorithm):
+        every: Any = agent.train_freq  # set up as a TrainFreq
+        T = every.frequency * (T if every.unit.value == "episode" else 1)
+    return rounds * B * T + 1
+
+
+@contextmanager
+def global_streams(rng: np.random.Generator) -> Iterator[None]:
+    """Inside, the global generators of torch, NumPy and Python are seeded by ``rng``; afterwards they are as before."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch_seeded(rng):
+        np.random.seed(int(rng.integers(2**32)))  # noqa: NPY002
+        random.seed(int(rng.integers(2**63)))
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
+
+
+def agent_state(agent: BaseAlgorithm) -> dict[str, Any]:
+    """Networks, optimisers, counters, the environment mid-episode, the replay buffer and all random states: what
+    :func:`load_agent_state` needs to go on as if nothing had happened. Taken at the start of a round."""
+    env, policy, buffer = agent.get_env(), agent.policy, getattr(agent, "replay_buffer", None)
+    assert env is not None
+    networks, tensors = agent._get_torch_save_params()
+    return {
+        "networks": {name: attrgetter(name)(agent).state_dict() for name in networks},
+        "tensors": {name: attrgetter(name)(agent).detach().clone() for name in tensors},
+        "counters": {name: getattr(agent, name) for name in COUNTERS if hasattr(agent, name)},
+        "recent": {name: list(getattr(agent, name) or ()) for name in RECENT},
+        "env": env.env_method("state_dict", indices=0)[0],
+        "buffer": None if buffer is None else _buffer_state(buffer),
+        "policy_rng": policy.rng.bit_generator.state if isinstance(policy, GeneratorActorCritic) else None,
+        "actions_rng": agent.action_space.np_random.bit_generator.state,
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "numpy_rng": np.random.get_state(legacy=False),  # noqa: NPY002
+        "python_rng": random.getstate(),
+    }
+
+
+def load_agent_state(agent: BaseAlgorithm, state: dict[str, Any]) -> None:
+    """Continue where :func:`agent_state` was taken; inside ``learn``, at the start of its first round, so that nothing
+    is reset afterwards."""
+    env, policy = agent.get_env(), agent.policy
+    assert env is not None
+    for name, value in state["networks"].items():
+        attrgetter(name)(agent).load_state_dict(value)
+    for name, value in state["tensors"].items():
+        attrgetter(name)(agent).data.copy_(value)
+    for name, value in state["counters"].items():
+        setattr(agent, name, value)
+    for name, values in state["recent"].items():
+        setattr(agent, name, deque(values, maxlen=agent._stats_window_size))
+    env.env_method("load_state_dict", state["env"])
+    if state["buffer"] is not None:
+        _load_buffer(agent.replay_buffer, state["buffer"])  # type: ignore[attr-defined]
+    if isinstance(policy, GeneratorActorCritic):
+        policy.rng.bit_generator.state = state["policy_rng"]
+    agent.action_space.np_random.bit_generator.state = state["actions_rng"]
+    torch.set_rng_state(state["torch_rng"])
+    if state["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    np.random.set_state(state["numpy_rng"])  # noqa: NPY002
+    random.setstate(state["python_rng"])
+
+
+def _buffer_state(buffer: ReplayBuffer) -> dict[str, Any]:
+    """The rows in use."""
+    return {
+        "pos": buffer.pos,
+        "full": buffer.full,
+        "rows": {name: getattr(buffer, name)[: buffer.size()].copy() for name in STORED if hasattr(buffer, name)},
+    }
+
+
+def _load_buffer(buffer: ReplayBuffer, state: dict[str, Any]) -> None:
+    for name, rows in state["rows"].items():
+        getattr(buffer, name)[: len(rows)] = rows
+    buffer.pos, buffer.full = state["pos"], state["full"]
+
+
+def check_finite(agent: BaseAlgorithm) -> None:
+    """FloatingPointError unless the losses recorded, all weights and all stored rewards are finite numbers."""
+    for name, value in agent.logger.name_to_value.items():
+        if name.endswith("loss") and not np.isfinite(value):
+            raise FloatingPointError(f"{name} is not finite; lower the agent's learning rate or check the reward")
+    for name, weight in agent.policy.named_parameters():
+        if not weight.isfinite().all():
+            raise FloatingPointError(
+                f"weight {name!r} of the policy is not finite; lower the agent's learning rate or check the reward"
+            )
+    buffer = getattr(agent, "replay_buffer", None)
+    if buffer is not None and not np.isfinite(buffer.rewards[: buffer.size()]).all():
+        raise FloatingPointError("a reward in the replay buffer is not finite; check the reward")
