@@ -3,7 +3,11 @@
 from seqgan_rl.discriminators.adversary import Adversary
 from seqgan_rl.discriminators.base import Discriminator, discriminators
 from seqgan_rl.discriminators.cnn import CNNDiscriminator, paper_cnn, small_cnn
-from seqgan_rl.discriminators.training import DiscriminatorConfig, DiscriminatorTrainer, auc, train_discriminator
+from seqgan_rl.discriminators.diagnostics import auc, calibration_error, mean_per_position, spread
+from seqgan_rl.discriminators.ensemble import EnsembleDiscriminator
+from seqgan_rl.discriminators.gru import GRUDiscriminator
+from seqgan_rl.discriminators.training import DiscriminatorConfig, DiscriminatorTrainer, train_discriminator
+from seqgan_rl.discriminators.transformer import TransformerDiscriminator
 
 __all__ = [
     "Adversary",
@@ -11,9 +15,15 @@ __all__ = [
     "Discriminator",
     "DiscriminatorConfig",
     "DiscriminatorTrainer",
+    "EnsembleDiscriminator",
+    "GRUDiscriminator",
+    "TransformerDiscriminator",
     "auc",
+    "calibration_error",
     "discriminators",
+    "mean_per_position",
     "paper_cnn",
     "small_cnn",
+    "spread",
     "train_discriminator",
 ]

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqgan_rl.core.modules import evaluation_mode
-from seqgan_rl.discriminators.base import ROWS_AT_ONCE, Discriminator, discriminators
+from seqgan_rl.discriminators.base import ROWS_AT_ONCE, Discriminator, check_probabilities, discriminators
+from seqgan_rl.discriminators.spectral import SpectralLinear, SpectralNorm, settle, weight_in_use
 from seqgan_rl.models.kernels import linear, rows_per_block
 
-POOLED_AT_ONCE = 32_768
-"""Sequences whose features are held together while they are scored: 225 MB for the paper's 1,720."""
+POOLED_AT_ONCE = 10_240
+"""Sequences whose features are held together while they are scored: 70 MB for the paper's 1,720."""
 PAPER_WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20)
 PAPER_FILTERS = (100, 200, 200, 200, 200, 100, 100, 100, 100, 100, 160, 160)
 
@@ -37,6 +38,7 @@ class CNNDiscriminator(Discriminator):
             whose output layer is penalised with this times half its squared norm.
         init_scale: multiplies the initial embedding and output weights; 1 is the authors'. With a large vocabulary 0.3
             generalises better (docs/results.md, `corrected`).
+        spectral_norm: divide every filter bank, the highway's and the output's weights by their spectral norms.
         precision: "float32", or "bfloat16": the large products in 16 bits (the highway, and the windows where they are
             multiplied), everything else in 32. Faster where the processor or GPU has such products, much slower where
             it has not; what it costs in accuracy is in docs/performance.md.
@@ -56,6 +58,7 @@ class CNNDiscriminator(Discriminator):
         token_dropout: float = 0.0,
         two_way_l2: float | None = None,
         init_scale: float = 1.0,
+        spectral_norm: bool = False,
         precision: str = "float32",
     ) -> None:
         counts = (filters,) * len(widths) if isinstance(filters, int) else tuple(filters)
@@ -71,38 +74,70 @@ class CNNDiscriminator(Discriminator):
             token_dropout=token_dropout,
             two_way_l2=two_way_l2,
             init_scale=init_scale,
+            spectral_norm=spectral_norm,
             precision=precision,
         )
-        _check(widths, counts, pool, highway, precision, dropout, token_dropout)
+        _check(widths, counts, pool, highway, precision)
+        check_probabilities(dropout=dropout, token_dropout=token_dropout)
         self.sizes = [(w, f) for w, f in zip(widths, counts, strict=True) if w <= sequence_length]
         C, E = sum(f for _, f in self.sizes), embedding_dim
         self.pool, self.token_dropout, self.two_way_l2 = pool, token_dropout, two_way_l2
-        self.precision = precision
+        self.precision, make_linear = precision, SpectralLinear if spectral_norm else nn.Linear
         # initial values as in the authors' program
         self.embedding = nn.Parameter(torch.empty(num_actions + 1, E).uniform_(-init_scale, init_scale))
         self.filters = nn.ParameterList([_truncated_normal(torch.empty(w, E, f)) for w, f in self.sizes])
         self.filter_bias = nn.Parameter(torch.full((C,), 0.1))
         self.highway: nn.ModuleList | None = None
         if highway != "none":
-            layers = [nn.Linear(C, C, bias=highway == "biased") for _ in ("gate", "transform")]
+            layers = [make_linear(C, C, bias=highway == "biased") for _ in ("gate", "transform")]
             self.highway = nn.ModuleList(layers)
             for layer in layers:
                 nn.init.xavier_uniform_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(C, 1 if two_way_l2 is None else 2)
+        self.output = make_linear(C, 1 if two_way_l2 is None else 2)
         _truncated_normal(self.output.weight)
         with torch.no_grad():
             self.output.weight.mul_(init_scale)
         nn.init.constant_(self.output.bias, 0.1)
+        self.filter_norms = nn.ModuleList([SpectralNorm(weight) for weight in self.filters]) if spectral_norm else None
+        self.follow_weights()
+
+    def follow_weights(self) -> None:
+        """Find the spectral norms anew after weights were changed by hand."""
+        settle(self)
+        for norm, weight in zip(self.filter_norms or [], self.filters, strict=False):
+            assert isinstance(norm, SpectralNorm)
+            norm.settle(weight)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """See :meth:`Discriminator.forward`."""
-        if self.training and self.token_dropout > 0:
-            dropped_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) < self.token_dropout
-            tokens_BT = tokens_BT.masked_fill(dropped_BT, self.num_actions)
-        return self._head(self._pooled(tokens_BT))
+        return self._head(self._pooled(self._drop(tokens_BT)))
+
+    def features(self, tokens_BT: Tensor) -> Tensor:
+        """See :meth:`Discriminator.features`: after the highway."""
+        return self._highway(self._pooled(self._drop(tokens_BT)))
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """See :meth:`Discriminator.embed`."""
+        return functional.embedding(self._drop(tokens_BT), self.embedding)
+
+    def read(self, embedded_BTE: Tensor, tokens_BT: Tensor) -> Tensor:
+        """See :meth:`Discriminator.read`; PAD is read like a token."""
+        biases = self.filter_bias.split([f for _, f in self.sizes])
+        pooled = [
+            self._pool(self._window_products(embedded_BTE, weight_wEF), bias_F, None)
+            for weight_wEF, bias_F in zip(self._filters(), biases, strict=True)
+        ]
+        return self._head(torch.cat(pooled, dim=1))
+
+    def _drop(self, tokens_BT: Tensor) -> Tensor:
+        """The tokens, in training some of them hidden behind PAD."""
+        if not self.training or self.token_dropout == 0:
+            return tokens_BT
+        dropped_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) < self.token_dropout
+        return tokens_BT.masked_fill(dropped_BT, self.num_actions)
 
     @torch.no_grad()
     def score(self, tokens_BT: Tensor) -> Tensor:
@@ -119,14 +154,24 @@ class CNNDiscriminator(Discriminator):
 
     def _head(self, features_BC: Tensor) -> Tensor:
         """From pooled features to logits (B,)."""
-        if self.highway is not None:
-            gate_BC, transform_BC = (
-                self._linear(features_BC, layer.weight, layer.bias)  # type: ignore[arg-type]
-                for layer in self.highway
-            )
-            features_BC = torch.lerp(features_BC, transform_BC.relu(), gate_BC.sigmoid())
-        outputs = self.output(self.dropout(features_BC))
+        outputs = self.output(self.dropout(self._highway(features_BC)))
         return outputs[:, 0] if self.two_way_l2 is None else outputs[:, 1] - outputs[:, 0]
+
+    def _highway(self, features_BC: Tensor) -> Tensor:
+        """Pooled features through the highway layer, where there is one."""
+        if self.highway is None:
+            return features_BC
+        gate_BC, transform_BC = (
+            self._linear(features_BC, weight_in_use(layer), layer.bias)  # type: ignore[arg-type]
+            for layer in self.highway
+        )
+        return torch.lerp(features_BC, transform_BC.relu(), gate_BC.sigmoid())
+
+    def _filters(self) -> list[Tensor]:
+        """The filter banks in use, each (w, E, F)."""
+        if self.filter_norms is None:
+            return list(self.filters)
+        return [norm(weight) for norm, weight in zip(self.filter_norms, self.filters, strict=True)]
 
     def _pooled(self, tokens_BT: Tensor) -> Tensor:
         """Pooled features (B, C).
@@ -143,26 +188,34 @@ class CNNDiscriminator(Discriminator):
         if torch.is_grad_enabled():
             pooled = [
                 self._pooled_at(rows_BT, embedding_UE, weight_wEF, bias_F)
-                for weight_wEF, bias_F in zip(self.filters, self.filter_bias.split(sizes), strict=True)
+                for weight_wEF, bias_F in zip(self._filters(), self.filter_bias.split(sizes), strict=True)
             ]
             return torch.cat(pooled, dim=1)
         features_BC = embedding_UE.new_empty(len(tokens_BT), sum(sizes))
+        scratch = embedding_UE.new_empty(max(w * f for w, f in self.sizes) * len(embedding_UE))
         for weight_wEF, bias_F, features_BF in zip(
-            self.filters, self.filter_bias.split(sizes), features_BC.split(sizes, dim=1), strict=True
+            self._filters(), self.filter_bias.split(sizes), features_BC.split(sizes, dim=1), strict=True
         ):
-            self._pooled_at(rows_BT, embedding_UE, weight_wEF, bias_F, out=features_BF)
+            self._pooled_at(rows_BT, embedding_UE, weight_wEF, bias_F, features_BF, scratch)
         return features_BC
 
     def _pooled_at(
-        self, rows_BT: Tensor, embedding_UE: Tensor, weight_wEF: Tensor, bias_F: Tensor, out: Tensor | None = None
+        self,
+        rows_BT: Tensor,
+        embedding_UE: Tensor,
+        weight_wEF: Tensor,
+        bias_F: Tensor,
+        out: Tensor | None = None,
+        scratch: Tensor | None = None,
     ) -> Tensor:
-        """Pooled features of one width, (B, F); where no gradient is needed, into ``out``."""
-        w, U = len(weight_wEF), len(embedding_UE)
+        """Pooled features of one width, (B, F); where no gradient is needed, into ``out``, the table in ``scratch``."""
+        (w, _, F), U = weight_wEF.shape, len(embedding_UE)
         num_windows = len(rows_BT) * (rows_BT.shape[1] - w + 1)
         if num_windows < U or (self.pool == "sum" and out is None):
             activation_BPF = self._window_products(functional.embedding(rows_BT, embedding_UE), weight_wEF)
             return self._pool(activation_BPF, bias_F, out)
-        table_XF = torch.bmm(embedding_UE.expand(w, -1, -1), weight_wEF).flatten(0, 1)  # (w * U, F)
+        table_wUF = None if scratch is None else scratch[: w * U * F].view(w, U, F)
+        table_XF = torch.bmm(embedding_UE.expand(w, -1, -1), weight_wEF, out=table_wUF).flatten(0, 1)  # (w * U, F)
         starts_w = torch.arange(w, device=rows_BT.device) * U
         if out is None:
             largest_BF: Tensor = _LargestWindow.apply(table_XF, rows_BT.unfold(1, w, 1) + starts_w)
@@ -239,8 +292,6 @@ def _check(
     pool: str,
     highway: str,
     precision: str,
-    dropout: float,
-    token_dropout: float,
 ) -> None:
     if not widths or len(widths) != len(counts) or min(itertools.chain(widths, counts)) < 1 or min(widths) != 1:
         raise ValueError(f"widths and filters must be positive, equally many and include width 1: {widths}, {counts}")
@@ -250,9 +301,6 @@ def _check(
         raise ValueError(f'highway must be "none", "biased" or "unbiased", got {highway!r}')
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f'precision must be "float32" or "bfloat16", got {precision!r}')
-    for name, value in (("dropout", dropout), ("token_dropout", token_dropout)):
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {value}")
 
 
 @discriminators.register("paper_cnn")
@@ -268,7 +316,5 @@ def paper_cnn(num_actions: int, sequence_length: int, **options: Any) -> CNNDisc
     return CNNDiscriminator(num_actions, sequence_length, **settings)
 
 
-@discriminators.register("small_cnn")
-def small_cnn(num_actions: int, sequence_length: int, **options: Any) -> CNNDiscriminator:
-    """Widths 1-5 with 64 filters each, one logit, no highway: enough for small tasks, minutes instead of days."""
-    return CNNDiscriminator(num_actions, sequence_length, **options)
+small_cnn = discriminators.register("small_cnn")(CNNDiscriminator)
+"""Widths 1-5 with 64 filters each, one logit, no highway: enough for small tasks, minutes instead of days."""

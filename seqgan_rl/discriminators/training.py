@@ -1,9 +1,10 @@
 """Training a discriminator: cross-entropy of real against generated sequences, Eq. (5), and its diagnostics.
 
 Work is counted in minibatches; a minibatch is ``batch_size`` real and as many generated sequences.
-Letters: B sequences, T tokens each.
+Letters: B sequences, T tokens each, N real ones, K members of an ensemble.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from torch.nn import functional
 from seqgan_rl.core.modules import adam, gradients_allowed
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.discriminators.base import Discriminator
+from seqgan_rl.discriminators.diagnostics import auc as auc
+from seqgan_rl.discriminators.diagnostics import calibration_error
+from seqgan_rl.discriminators.replay import Reservoir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +45,31 @@ class DiscriminatorConfig:
     """How many times each drawn set of generated sequences is used (the authors: 3)."""
     draw_size: int = 0
     """Generated sequences drawn at a time; 0 draws as many as are needed (the authors: 9,984)."""
+    label_smoothing: float = 0.0
+    """D is taught 1 less this on real sequences, and 0 on generated ones (one-sided, Salimans et al. 2016)."""
+    gradient_penalty: float = 0.0
+    """γ of R1 (Mescheder et al. 2018): the loss grows by γ/2 times the mean squared norm of the logit's gradient at the
+    embedded real sequences."""
+    replay_share: float = 0.0
+    """Share of the generated sequences of each minibatch that come from earlier draws."""
+    replay_size: int = 10_000
+    """Earlier generated sequences kept, a uniform sample of all; used where replay_share is above 0."""
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        for name in ("batch_size", "check_every", "epochs_per_draw"):
+        for name in ("batch_size", "check_every", "epochs_per_draw", "replay_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("weight_decay", "pretrain_minibatches", "pretrain_patience", "minibatches_per_round", "draw_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.gradient_penalty < math.inf:
+            raise ValueError(f"gradient_penalty must be a finite number of at least 0, got {self.gradient_penalty}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing must lie in [0, 0.5), got {self.label_smoothing}")
+        if not 0 <= self.replay_share <= 1:
+            raise ValueError(f"replay_share must lie in [0, 1], got {self.replay_share}")
 
 
 class DiscriminatorTrainer:
@@ -72,12 +91,16 @@ class DiscriminatorTrainer:
         self.config, self.rng = config, rng
         self.optimizer = adam(discriminator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.minibatches = 0
+        self.replay = Reservoir(config.replay_size)
+        """Generated sequences of earlier calls of :meth:`train`; empty where ``replay_share`` is 0."""
 
     def train(self, fake_BT: Tensor, epochs: int = 1) -> dict[str, float]:
-        """Go through the generated sequences ``epochs`` times, each minibatch beside fresh draws of real ones.
+        """Go through the generated sequences ``epochs`` times, each minibatch beside fresh draws of real ones. With
+        ``replay_share`` some of them are left out of each minibatch for sequences of earlier calls.
 
         Returns:
-            Means over all minibatches: loss (nats), accuracy on real and on generated sequences, gradient norm.
+            Means over all minibatches: loss (nats), accuracy on real and on generated sequences, gradient norm; with a
+            gradient penalty also the mean squared norm that it acts on.
         """
         if len(fake_BT) == 0:
             return {}
@@ -89,16 +112,32 @@ class DiscriminatorTrainer:
                     order = torch.from_numpy(self.rng.permutation(len(fake_BT)))
                     for rows in order.split(size):
                         real_rows = torch.from_numpy(self.rng.integers(len(self.real_BT), size=len(rows)))
-                        records.append(self._update(self.real_BT[real_rows], fake_BT[rows]))
+                        records.append(self._update(self.real_BT[real_rows], self._with_older(fake_BT[rows])))
+                if self.config.replay_share > 0:
+                    self.replay.offer(fake_BT, self.rng)
         finally:
             self.discriminator.eval()
         return {name: float(np.mean([record[name] for record in records])) for name in records[0]} if records else {}
 
+    def _with_older(self, fake_BT: Tensor) -> Tensor:
+        """The minibatch with its share of older sequences in the first places."""
+        num_older = round(self.config.replay_share * len(fake_BT)) if len(self.replay) else 0
+        if num_older == 0:
+            return fake_BT
+        return torch.cat([self.replay.draw(num_older, self.rng).to(fake_BT.device), fake_BT[num_older:]])
+
     def _update(self, real_BT: Tensor, fake_BT: Tensor) -> dict[str, float]:
-        logits_B = self.discriminator(torch.cat([real_BT, fake_BT]))
-        is_real_B = torch.cat([torch.ones(len(real_BT)), torch.zeros(len(fake_BT))]).to(logits_B.device)
-        cross_entropy = functional.binary_cross_entropy_with_logits(logits_B, is_real_B)  # Eq. (5), per sequence
+        config = self.config
+        logits_KB = self.discriminator.member_logits(torch.cat([real_BT, fake_BT]))
+        wanted_B = torch.cat([torch.full((len(real_BT),), 1 - config.label_smoothing), torch.zeros(len(fake_BT))])
+        wanted_KB = wanted_B.to(logits_KB.device).expand_as(logits_KB)
+        cross_entropy = functional.binary_cross_entropy_with_logits(logits_KB, wanted_KB)  # Eq. (5), per sequence
         loss = cross_entropy + self.discriminator.penalty()
+        extra = {}
+        if config.gradient_penalty > 0:
+            squared_norm = self.discriminator.squared_gradient(real_BT)
+            loss = loss + config.gradient_penalty / 2 * squared_norm  # Mescheder et al. 2018, Eq. (9)
+            extra["squared_gradient"] = float(squared_norm.detach())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.discriminator.parameters() if p.grad is not None])
@@ -106,30 +145,35 @@ class DiscriminatorTrainer:
             raise FloatingPointError("the discriminator's gradient is not finite; lower its learning rate")
         self.optimizer.step()
         self.minibatches += 1
-        says_real_B = logits_B.detach() > 0
+        says_real_B = logits_KB.detach().mean(dim=0) > 0
         return {
             "loss": float(cross_entropy.detach()),
             "accuracy_real": float(says_real_B[: len(real_BT)].float().mean()),
             "accuracy_fake": float((~says_real_B[len(real_BT) :]).float().mean()),
             "gradient_norm": float(norm),
+            **extra,
         }
 
     def held_out(self, real_BT: Tensor, fake_BT: Tensor) -> dict[str, float]:
-        """Loss (nats), AUC and accuracy on real sequences that D never trained on and fresh generated ones."""
+        """Loss (nats), AUC, accuracy and calibration error on real sequences that D never trained on and fresh
+        generated ones."""
         real_B, fake_B = self.discriminator.score(real_BT).double(), self.discriminator.score(fake_BT).double()
+        is_real_B = torch.cat([torch.ones_like(real_B), torch.zeros_like(fake_B)]).bool()
         return {
             "held_out_loss": float(0.5 * (functional.softplus(-real_B).mean() + functional.softplus(fake_B).mean())),
             "held_out_auc": auc(real_B, fake_B),
             "held_out_accuracy": float(0.5 * ((real_B > 0).double().mean() + (fake_B <= 0).double().mean())),
+            "held_out_calibration": calibration_error(torch.cat([real_B, fake_B]).sigmoid(), is_real_B),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimiser, counter and random state."""
+        """Weights, optimiser, counter, random state and the older negatives."""
         return {
             "discriminator": self.discriminator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "minibatches": self.minibatches,
             "rng": self.rng.bit_generator.state,
+            "replay": self.replay.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -138,6 +182,8 @@ class DiscriminatorTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.minibatches = state["minibatches"]
         self.rng.bit_generator.state = state["rng"]
+        if "replay" in state:  # not in states from before there was one
+            self.replay.load_state_dict(state["replay"])
 
 
 def train_discriminator(
@@ -159,17 +205,3 @@ def train_discriminator(
             total[name] = total.get(name, 0.0) + mean * per_epoch * epochs
         left -= per_epoch * epochs
     return {name: value / minibatches for name, value in total.items()}
-
-
-def auc(real_B: Tensor, fake_B: Tensor) -> float:
-    """Probability that a real sequence scores above a generated one, ties counted half (Mann-Whitney).
-
-    >>> auc(torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0]))
-    0.875
-    """
-    if len(real_B) == 0 or len(fake_B) == 0:
-        return float("nan")
-    sorted_B = fake_B.sort().values.contiguous()
-    below_B = torch.searchsorted(sorted_B, real_B.contiguous(), right=False)
-    up_to_B = torch.searchsorted(sorted_B, real_B.contiguous(), right=True)
-    return float((below_B + up_to_B).double().mean() / (2 * len(fake_B)))
