@@ -82,7 +82,7 @@ def parts(request: pytest.FixtureRequest, small: Parts) -> Parts:
     return small if request.param == "quick" else Parts(*SIZES[request.param])
 
 
-# --- the same bits ----------------------------------------------------------------------------------------------
+# --- the same bits on the machines seen so far; what a BLAS promises is the last digits --------------------------
 
 
 def test_sampling_gives_the_same_tokens(parts):
@@ -92,22 +92,24 @@ def test_sampling_gives_the_same_tokens(parts):
         assert len(one_BT.unique()) > min(parts.V // 3, 1000)
 
 
-def test_log_probabilities_and_scores_of_the_small_discriminator_are_the_same_bits(parts):
+def test_log_probabilities_and_scores_of_the_small_discriminator_agree_to_1e_5(parts):
+    """Measured: the same bits."""
     for work in (
         lambda: parts.generator.log_prob(parts.real_BT).detach(),
         lambda: likelihood_loss(parts.generator, parts.real_BT).detach(),
         lambda: parts.small.score(parts.real_BT),
     ):
         one, two = on_1_and_2(work)
-        assert torch.equal(one, two)
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
 
 
-def test_rollout_values_under_the_small_discriminator_are_the_same_bits(parts):
+def test_rollout_values_under_the_small_discriminator_agree_to_1e_5(parts):
+    """Measured: the same bits."""
     tokens_BT = parts.real_BT[:8]
     uniforms_BTNT = torch.from_numpy(np.random.default_rng(1).random((8, T - 1, 4, T), dtype=np.float32))
     reward, lengths_B = FunctionReward(lambda tokens_BT, lengths_B: parts.small.score(tokens_BT)), torch.full((8,), T)
     one_BT, two_BT = on_1_and_2(lambda: action_values(parts.generator, reward, tokens_BT, lengths_B, uniforms_BTNT))
-    assert torch.equal(one_BT, two_BT)
+    torch.testing.assert_close(one_BT, two_BT, rtol=0, atol=1e-5)
     assert one_BT.std() > 0
 
 
@@ -125,7 +127,7 @@ def test_a_run_that_names_its_threads_gives_the_same_bytes_whatever_the_machine_
 
 
 def test_scores_of_the_papers_discriminator_agree_to_1e_4(parts):
-    """Logits of a few units; measured: up to 1e-5 at V=5000."""
+    """Logits of a few units; measured: up to 8e-6."""
     one_B, two_B = on_1_and_2(lambda: parts.paper.score(parts.real_BT))
     torch.testing.assert_close(one_B, two_B, rtol=0, atol=1e-4)
 
@@ -136,7 +138,7 @@ def gradient(network: torch.nn.Module, loss: Callable[[], Tensor]) -> Tensor:
 
 
 def test_gradients_agree_to_1e_5_of_their_norm(parts):
-    """Measured: 1e-7 of the norm."""
+    """Measured: up to 3e-7 of the norm."""
     for network, loss in (
         (parts.generator, lambda: likelihood_loss(parts.generator, parts.real_BT[:64])),
         (parts.small, lambda: parts.small(parts.real_BT[:64]).mean()),
@@ -148,7 +150,7 @@ def test_gradients_agree_to_1e_5_of_their_norm(parts):
 
 
 def test_an_epoch_of_likelihood_training_agrees_to_1e_3_nats(small):
-    """Gradients are rounded in another way, and Adam carries that on; measured: 1e-5 nats."""
+    """Gradients are rounded in another way, and Adam carries that on; measured: 2e-9 nats."""
 
     def fit() -> float:
         generator = copy.deepcopy(small.generator)
@@ -165,7 +167,7 @@ def test_an_epoch_of_likelihood_training_agrees_to_1e_3_nats(small):
 
 
 def test_discriminator_training_agrees_to_1e_2_in_logits(small):
-    """Adam divides small gradients by their own size, so that a rounding can turn a step round; measured: 1e-3."""
+    """Adam divides small gradients by their own size, so that a rounding can turn a step round; measured: up to 5e-5."""
 
     def fit(name: str) -> Tensor:
         network = copy.deepcopy(getattr(small, name))
