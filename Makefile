@@ -31,9 +31,8 @@ lint: .venv/installed-dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed ## time one rollout reward beside the plain loop, and environment steps of every form
-	$(BIN)/python benchmarks/rollout.py
-	$(BIN)/python benchmarks/environment.py
+bench: .venv/installed-dev ## all timings, each beside its plain form, in one run: some 10 minutes of an idle machine
+	for name in rollout training growth environment scores; do $(BIN)/python benchmarks/$$name.py || exit; done
 
 clean: ## remove the virtual environment and what tools left behind; runs stay
 	rm -rf .venv .venv-rllib build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -12,17 +12,21 @@ from gymnasium.envs.registration import register
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ActorCritic": "seqgan_rl.agents.actor_critic",
     "AdversarialCallback": "seqgan_rl.adversarial.callback",
     "Corpus": "seqgan_rl.sequences",
+    "GRPO": "seqgan_rl.agents.grpo",
     "GeneratorPolicy": "seqgan_rl.agents.policy",
     "InputError": "seqgan_rl.core.errors",
     "LSTMGenerator": "seqgan_rl.models.generator",
     "MaskableGeneratorPolicy": "seqgan_rl.agents.masked_policy",
     "ModelPolicy": "seqgan_rl.agents.model_policy",
     "Oracle": "seqgan_rl.models.oracle",
+    "RLOO": "seqgan_rl.agents.rloo",
     "Reward": "seqgan_rl.rewards",
     "RunConfig": "seqgan_rl.adversarial.config",
     "SeqGAN": "seqgan_rl.agents.seqgan",
+    "SequenceVAE": "seqgan_rl.models.vae",
     "TokenExtractor": "seqgan_rl.agents.extractor",
     "Vocabulary": "seqgan_rl.sequences",
     "evaluate": "seqgan_rl.adversarial.results",

@@ -97,7 +97,7 @@ def _train(arguments: list[str]) -> int:
     class TrainArguments:
         """Train SeqGAN: likelihood pretraining, discriminator pretraining, adversarial training, controls, a table.
 
-        --agent.algorithm puts PPO, A2C, TRPO, DQN or QR-DQN in SeqGAN's place.
+        --agent.algorithm puts RLOO, GRPO, actor-critic, PPO, A2C, TRPO, DQN or QR-DQN in SeqGAN's place.
         Settings are a preset's, then those of a YAML file, then flags. Without --corpus the data are an oracle's.
         """
 
@@ -137,6 +137,9 @@ def _sample(arguments: list[str]) -> int:
     import tyro
 
     from seqgan_rl.adversarial.results import sample
+    from seqgan_rl.adversarial.run_folder import RunFolder
+    from seqgan_rl.core.files import make_folder
+    from seqgan_rl.sequences import write_midi
 
     @dataclass(frozen=True, kw_only=True)
     class SampleArguments:
@@ -158,18 +161,28 @@ def _sample(arguments: list[str]) -> int:
         """Another seed gives other sequences."""
         model: str | None = None
         """mle, the algorithm (seqgan) or a control; None takes the agent's, or the MLE's before there is one."""
+        midi: str | None = None
+        """Of a run on music: write each sequence as a MIDI file into this folder too."""
 
     chosen = _parse(SampleArguments, "sample", arguments)
     options = dict(vars(chosen))
-    print("\n".join(sample(options.pop("run"), options.pop("n"), **options)))
+    midi = options.pop("midi")
+    if midi is not None and not RunFolder.open(chosen.run).config().data.level.startswith("pitch"):
+        raise InputError(f"midi is for runs on music (--level pitch or pitch-rests); {chosen.run} is none")
+    lines = sample(options.pop("run"), options.pop("n"), **options)
+    print("\n".join(lines))
+    if midi is not None:
+        make_folder(Path(midi))
+        for number, line in enumerate(lines):
+            write_midi(Path(midi) / f"{number:04}.mid", [int(word) for word in line.split() if word.isdecimal()])
     return 0
 
 
 def _evaluate(arguments: list[str]) -> int:
-    """Print the scores of a run's generators, with their signature."""
+    """Print the scores of a run's generators, with their signature; --sweep over temperatures."""
     from rich.console import Console
 
-    from seqgan_rl.adversarial.results import evaluate
+    from seqgan_rl.adversarial.results import evaluate_run
 
     @dataclass(frozen=True, kw_only=True)
     class EvaluateArguments:
@@ -181,15 +194,28 @@ def _evaluate(arguments: list[str]) -> int:
         """Sequences drawn from each generator; None takes the run's setting."""
         seed: int = 0
         """Seed of the drawn sequences."""
+        sweep: bool = False
+        """Score at eleven temperatures too, with gaps to the MLE's curve and figures, into the run's folder scores/."""
         json: bool = False
-        """Print JSON, one object a model, instead of a table."""
+        """Print JSON, one object a model, instead of tables."""
 
     chosen = _parse(EvaluateArguments, "evaluate", arguments)
-    table, rows = evaluate(chosen.run, n_samples=chosen.samples, seed=chosen.seed)
+    evaluation = evaluate_run(
+        chosen.run, n_samples=chosen.samples, seed=chosen.seed, sweep=chosen.sweep, progress=not chosen.json
+    )
     if chosen.json:
-        print("\n".join(json.dumps(row) for row in rows))
-    else:
-        Console(width=None if sys.stdout.isatty() else 110).print(table)
+        document = evaluation.to_json()
+        more = ("gaps", "sweep") if chosen.sweep else ()
+        for row in document["rows"]:
+            print(json.dumps({**row, **{key: document[key].get(row["name"]) for key in more}}, allow_nan=False))
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    for table in evaluation.tables.values():
+        console.print(table)
+    for test in evaluation.pareto:
+        console.print(test.sentence(), highlight=False)
+    if chosen.sweep:
+        print(f"written to {Path(chosen.run) / 'scores'}: scores.json, scores.md and figures")
     return 0
 
 
@@ -246,6 +272,7 @@ def _overview() -> str:
         f"examples:\n"
         f"  {PROGRAM} train                                     the quick preset: minutes, with all controls\n"
         f"  {PROGRAM} train --corpus captions.txt --level word  your own text, one sequence a line\n"
+        f"  {PROGRAM} train --corpus tunes/ --level pitch       a folder of MIDI files\n"
         f'  {PROGRAM} sample --run runs/RUN -n 20 --prompt "a man"\n'
-        f"  {PROGRAM} evaluate --run runs/RUN"
+        f"  {PROGRAM} evaluate --run runs/RUN --sweep             gaps to the MLE's temperature curve, with figures"
     )

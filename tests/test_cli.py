@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,13 @@ FILES = {
         (["--generator.hidden-dim", "0"], ["hidden_dim"]),
         (["--generator.init-std", "-1"], ["std"]),
         (["--evaluation.samples", "1"], ["samples must be at least 2"]),
+        (["--agent.reward", "0.5*logit + 0.5*blue"], ["unknown reward 'blue'", "did you mean 'bleu'"]),
+        (["--agent.reward", "0.5*"], ["is no reward", "0.5*discriminator + 0.5*bleu"]),
+        (["--agent.algorithm", "rloo", "--agent.options", "beta=-1"], ["beta must be a finite number"]),
+        (["--generator.name", "vae"], ["a VAE is no policy"]),
+        (["--network.name", "ensemble", "--network.member", "cnn"], ["unknown discriminator 'cnn'"]),
+        (["--scheduled-sampling.schedule", "cosine"], ["schedule must be one of inverse_sigmoid"]),
+        (["--vae.kl-annealing", "cosine"], ["kl_annealing must be"]),
         (["--controls", "nothing"], ["unknown control 'nothing'", "shuffled"]),
         (["--device", "gpu"], ["device must be 'cpu' or a CUDA device", "got 'gpu'"]),
         (["--device", "cuda:99"], ["cuda:99", "device must be 'cpu'"]),
@@ -428,6 +436,22 @@ def test_evaluate_prints_the_scores_of_all_models(run, capsys):
     assert [row["name"] for row in rows] == ["oracle entropy", "MLE", "SeqGAN"]
     assert main(["evaluate", "--run", str(run), "--samples", "64"]) == 0
     assert "SeqGAN" in capsys.readouterr().out
+
+
+def test_evaluate_sweeps_over_temperatures(run, here, capsys):
+    copy = Path(shutil.copytree(run, here / "copy"))
+    assert main(["evaluate", "--run", str(copy), "--samples", "64", "--sweep"]) == 0
+    out = capsys.readouterr().out
+    for word in ("gap", "bleu_4", "real (training)", "temperature", "Dominated in both nll_oracle and nll_test"):
+        assert word in out
+    written = {path.name for path in (copy / "scores").iterdir()}
+    assert written == {"scores.json", "scores.md", *(f"sweep_{x}.{y}" for x in ("nll", "bleu") for y in ("png", "svg"))}
+    assert [*json.loads((copy / "scores" / "scores.json").read_text())["sweep"]] == ["MLE", "SeqGAN"]
+    assert main(["evaluate", "--run", str(copy), "--samples", "16", "--sweep", "--json"]) == 0
+    rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert len(rows["SeqGAN"]["sweep"]) == 11
+    assert {*rows["SeqGAN"]["gaps"]} == {"nll", "bleu_4"}
+    assert rows["oracle entropy"]["sweep"] is None
 
 
 def test_a_run_of_another_agent_is_trained_sampled_and_evaluated(here, capsys):

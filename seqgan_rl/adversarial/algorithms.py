@@ -14,10 +14,12 @@ import torch
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
 
+from seqgan_rl.agents.actor_critic import ActorCritic
 from seqgan_rl.agents.extractor import TokenExtractor
-from seqgan_rl.agents.policy import GeneratorPolicy, Masks
+from seqgan_rl.agents.grpo import GRPO
+from seqgan_rl.agents.policy import GeneratorPolicy
+from seqgan_rl.agents.rloo import RLOO
 from seqgan_rl.agents.seqgan import SeqGAN
 from seqgan_rl.agents.warm_start import warm_start
 from seqgan_rl.core.config import typed
@@ -42,8 +44,6 @@ AT_LEAST_1 = (
     *("n_critic_updates", "cg_max_steps", "line_search_max_iter", "sub_sampling_factor"),
 )
 """Options of which 0 or less would stop the algorithm in the middle of its work."""
-_NEVER = -1e4
-"""Logit of an action whose probability, e^-10000, is 0 in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,24 @@ def seqgan(parts: AgentParts) -> SeqGAN:
     return agent
 
 
+@algorithms.register("rloo")
+def rloo(parts: AgentParts) -> SeqGAN:
+    """REINFORCE on whole sequences with a leave-one-out baseline; the KL to the MLE is part of the reward."""
+    return _on_sequences(RLOO, parts)
+
+
+@algorithms.register("grpo")
+def grpo(parts: AgentParts) -> SeqGAN:
+    """Clipped policy gradient with advantages relative to the batch; the KL to the MLE is part of the loss."""
+    return _on_sequences(GRPO, parts)
+
+
+@algorithms.register("actor_critic")
+def actor_critic(parts: AgentParts) -> SeqGAN:
+    """A critic that reads prefixes and values every next token."""
+    return _on_sequences(ActorCritic, parts)
+
+
 @algorithms.register("ppo")
 def ppo(parts: AgentParts) -> BaseAlgorithm:
     """Clipped policy gradient. Fewer epochs than SB3's 10, which leave the MLE behind in a few rounds."""
@@ -104,7 +122,7 @@ def a2c(parts: AgentParts) -> BaseAlgorithm:
 @algorithms.register("trpo")
 def trpo(parts: AgentParts) -> BaseAlgorithm:
     """Natural gradient within a bound on the KL divergence; the learning rate is the critic's."""
-    return _on_policy(_contrib("TRPO"), parts, policy=_FinitePolicy, batch_size=_minibatch(parts))
+    return _on_policy(_contrib("TRPO"), parts, batch_size=_minibatch(parts))
 
 
 @algorithms.register("dqn")
@@ -117,6 +135,14 @@ def dqn(parts: AgentParts) -> BaseAlgorithm:
 def qrdqn(parts: AgentParts) -> BaseAlgorithm:
     """DQN with quantiles of the return."""
     return _off_policy(_contrib("QRDQN"), parts)
+
+
+def _on_sequences(algorithm: type[SeqGAN], parts: AgentParts) -> SeqGAN:
+    """An algorithm of whole sequences that is paid at their end."""
+    policy_kwargs = _generator_policy(parts)
+    agent: SeqGAN = _made(algorithm, parts, policy=GeneratorPolicy, shaping="none", policy_kwargs=policy_kwargs)
+    agent.reference = parts.generator
+    return agent
 
 
 def _on_policy(algorithm: type[BaseAlgorithm], parts: AgentParts, **defaults: Any) -> BaseAlgorithm:
@@ -151,13 +177,6 @@ def _generator_policy(parts: AgentParts) -> dict[str, Any]:
     return {**parts.generator_kwargs, "forbidden": parts.forbidden}
 
 
-class _FinitePolicy(GeneratorPolicy):
-    """The same probabilities with finite logits: the gradient of TRPO's KL divergence is NaN where both have -inf."""
-
-    def _allowed(self, logits_BA: Tensor, action_masks: Masks) -> Tensor:
-        return super()._allowed(logits_BA, action_masks).clamp_min(_NEVER)
-
-
 def _made(algorithm: type[Any], parts: AgentParts, shaping: str, policy_kwargs: Any, **defaults: Any) -> Any:
     """The algorithm with the user's options over the defaults, at the MLE's weights. InputError for a setting or an
     option that it does not have."""
@@ -168,7 +187,7 @@ def _made(algorithm: type[Any], parts: AgentParts, shaping: str, policy_kwargs: 
     model = algorithm(
         env=parts.make_env(shaping),
         **{name: getattr(own, name) for name in SHARED if name in known},
-        **({} if algorithm is SeqGAN else {"gamma": 1.0}),
+        **({} if issubclass(algorithm, SeqGAN) else {"gamma": 1.0}),
         **{**defaults, **options},
         policy_kwargs=policy_kwargs,
         device=parts.device,
@@ -188,7 +207,7 @@ def _options(algorithm: type[Any], config: "AgentConfig") -> dict[str, Any]:
         and not name.startswith(("_", "policy_", "replay_buffer_", "rollout_buffer_", "use_sde", "sde_"))
         and not isinstance(parameter.annotation, str)
     ]
-    if algorithm is SeqGAN:
+    if issubclass(algorithm, SeqGAN):
         taken.remove("batch_size")
     found = {}
     for name, value in config.options.items():

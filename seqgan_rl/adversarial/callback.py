@@ -21,7 +21,7 @@ from seqgan_rl.core.streams import stream
 from seqgan_rl.discriminators import Adversary, DiscriminatorConfig, DiscriminatorTrainer
 from seqgan_rl.models.generator import Generator
 from seqgan_rl.models.sampling import PLAIN
-from seqgan_rl.rewards import Reward, ShuffledReward
+from seqgan_rl.rewards import Reward
 
 RELABEL_COST = 20
 """Stored sequences that are scored anew for each new one, at the most."""
@@ -159,7 +159,7 @@ class AdversarialCallback(BaseCallback):
             # what comes through the pipe may share its memory with the worker
             reward: Reward = copy.deepcopy(self.training_env.get_attr("reward", indices=0)[0])
             if self.trainer is not None and reward.discriminator is not None:
-                _replace_discriminator(reward, self.trainer.discriminator)
+                reward.discriminator = self.trainer.discriminator
             return reward
         reward = self.training_env.env_method("own_reward", indices=0)[0]
         if self.trainer is not None and reward.discriminator not in (None, self.trainer.discriminator):
@@ -306,10 +306,3 @@ class ByValue:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pickle.loads, (self._bytes,)
-
-
-def _replace_discriminator(reward: Reward, discriminator: Any) -> None:
-    """In a reward and in the one it may hold."""
-    reward.discriminator = discriminator
-    if isinstance(reward, ShuffledReward):
-        _replace_discriminator(reward.inner, discriminator)

@@ -21,9 +21,16 @@ from seqgan_rl.envs.episodes import ShapingOptions
 from seqgan_rl.models.generator import generators
 from seqgan_rl.models.likelihood import LikelihoodConfig
 from seqgan_rl.models.oracle import check_task
+from seqgan_rl.models.scheduled_sampling import ScheduledSamplingConfig
+from seqgan_rl.models.vae import VAEConfig
 from seqgan_rl.rewards import rewards
+from seqgan_rl.sequences import CorpusLevel
 
 CONTROLS = ("mle_continued", "constant", "random", "shuffled")
+"""What a claim must beat; the preset "quick" runs them all."""
+BASELINES_OF_RUNS = ("scheduled_sampling", "vae")
+"""Other ways to fit the same data, run beside the agent when named among the controls."""
+NAMED_CONTROLS = (*CONTROLS, *BASELINES_OF_RUNS)
 
 
 def _options_from(words: Sequence[str]) -> dict[str, Any]:
@@ -54,27 +61,30 @@ class DataConfig:
     """What is real: sequences of an oracle, or lines of a text."""
 
     corpus: str | None = None
-    """A UTF-8 text file with one sequence a line, or "proverbs" (built in). None: the oracle's sequences."""
+    """A UTF-8 text file with one sequence a line; a file of ids or poems, a MIDI file or a folder of them (see level);
+    "hf:NAME[:CONFIG][#COLUMN]", a data set of the Hugging Face Hub; or "proverbs" (built in). None: the oracle's."""
     oracle: str = "0"
     """The oracle of the synthetic task: a seed, or an .npz file of the published form."""
     vocab_size: int = 5000
     """Words of a seeded oracle."""
     sequence_length: int | None = None
-    """T. None: 20 on the oracle; on a text the longest line up to 64."""
+    """T. None: 20 on the oracle; on a text the longest line up to 64; on music 32."""
     train_size: int = 9984
     """Training sequences drawn from the oracle."""
     test_size: int = 9984
     """Held-out test sequences drawn from the oracle (a quarter as many for validation)."""
-    level: Literal["word", "char"] = "word"
-    """Units of a text: words (punctuation split off) or characters."""
+    level: CorpusLevel = "word"
+    """How the corpus is read: word (punctuation split off), char, bpe (byte-pair pieces, extra text), integer (a file
+    of ids), quatrain or quatrain-marks (poems), pitch or pitch-rests (MIDI files, extra music); see docs/corpora.md."""
     test: str | None = None
     """A text file with the test lines; None holds back 5 % of the corpus."""
     min_count: int | None = None
     """Words seen less often in training become <unk>. None: 1 (2 for the built-in corpus)."""
     max_vocab: int | None = None
-    """Keep at most so many words, the commonest."""
+    """Keep at most so many words, the commonest (bpe: pieces, 5,000 by default; integer: V)."""
     drop_longer: bool = False
-    """Drop lines longer than T instead of refusing them."""
+    """Drop lines longer than T instead of refusing them (quatrain, pitch: also what is no quatrain, and MIDI files that
+    cannot be used)."""
     lowercase: bool = False
     """Lower-case a text."""
     eos: Literal["auto", "always", "never"] = "auto"
@@ -97,11 +107,17 @@ class GeneratorConfig:
     """The generator network."""
 
     name: str = "lstm"
-    """A registered generator."""
+    """A registered generator: lstm or transformer."""
     embedding_dim: int = 32
-    """E, numbers per word."""
+    """E, numbers per word of the LSTM."""
     hidden_dim: int = 32
-    """H, units of the LSTM."""
+    """H, units of the LSTM, or width of the transformer."""
+    num_layers: int = 2
+    """Layers of transformer."""
+    num_heads: int = 4
+    """Attention heads of transformer; they divide hidden_dim."""
+    tied: bool = False
+    """The output layer of transformer is its embedding."""
     init_std: float = 0.1
     """Standard deviation of every initial weight, as in the authors' program."""
     start_from_word_0: bool = False
@@ -120,6 +136,9 @@ class GeneratorConfig:
         options = {
             "embedding_dim": self.embedding_dim,
             "hidden_dim": self.hidden_dim,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "tied": self.tied,
             "init_std": self.init_std,
             "start_token": 0 if self.start_from_word_0 else None,
         }
@@ -131,13 +150,13 @@ class NetworkConfig:
     """The discriminator network."""
 
     name: str = "small_cnn"
-    """A registered discriminator."""
+    """A registered discriminator: paper_cnn, small_cnn, gru, transformer, or an ensemble of one of them."""
     widths: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Filter widths of small_cnn."""
     filters: int = 64
     """Filters of each width of small_cnn."""
     embedding_dim: int = 64
-    """Numbers per word of small_cnn."""
+    """Numbers per word of small_cnn, gru and transformer (its width)."""
     pool: Literal["max", "sum"] = "max"
     """Over positions, of small_cnn."""
     dropout: float = 0.25
@@ -151,22 +170,43 @@ class NetworkConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: tables and highway of the discriminator in half the bits; faster where the processor has bf16
     arithmetic, rewards within about 0.05."""
+    spectral_norm: bool = False
+    """Divide the weights by their spectral norms (Miyato et al. 2018)."""
+    hidden_dim: int = 64
+    """Units of each direction of gru."""
+    num_layers: int = 2
+    """Layers of transformer."""
+    num_heads: int = 4
+    """Attention heads of transformer; they divide embedding_dim."""
+    member: str = "small_cnn"
+    """Kind of the members of an ensemble."""
+    size: int = 3
+    """Members of an ensemble."""
 
     def __post_init__(self) -> None:
         if not self.init_scale > 0:
             raise InputError(f"init_scale must be above 0, got {self.init_scale}")
         _ = discriminators[self.name]
-        if self.precision != "float32" and not accepted(discriminators[self.name], {"precision": self.precision}):
-            raise InputError(f"precision: the discriminator {self.name!r} knows float32 only")
+        if self._kind == "ensemble":
+            raise InputError("member must name a single discriminator, got 'ensemble'")
+        if self.precision != "float32" and not accepted(discriminators[self._kind], {"precision": self.precision}):
+            raise InputError(f"precision: the discriminator {self._kind!r} knows float32 only")
+
+    @property
+    def _kind(self) -> str:
+        """The discriminator, or the kind of an ensemble's members."""
+        return self.member if self.name == "ensemble" else self.name
 
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of the registered factory: those of these that it takes."""
-        if self.name == "paper_cnn":
-            options = {"highway": self.highway, "dropout": self.dropout, "precision": self.precision}
-            return accepted(discriminators[self.name], options)
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "name"}
-        return accepted(discriminators[self.name], options)
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        ensemble = {name: options.pop(name) for name in ("member", "size")}
+        del options["name"]
+        if self._kind == "paper_cnn":  # takes all, but has sizes of its own
+            options = {name: options[name] for name in ("highway", "dropout", "precision", "spectral_norm")}
+        options = accepted(discriminators[self._kind], options)
+        return {**options, **ensemble} if self.name == "ensemble" else options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +214,8 @@ class AgentConfig:
     """The agent: SeqGAN, or another algorithm in its place."""
 
     algorithm: str = "seqgan"
-    """A registered algorithm: seqgan, ppo, a2c, dqn; trpo, qrdqn with sb3-contrib. Of the settings below, weights,
-    baseline, normalize, loss and kl_coef are SeqGAN's alone."""
+    """A registered algorithm: seqgan, rloo, grpo, actor_critic, ppo, a2c, dqn; trpo, qrdqn with sb3-contrib. Of the
+    settings below, weights, baseline, normalize, loss and kl_coef are SeqGAN's alone."""
     options: Options = field(default_factory=dict)
     """Further arguments of the algorithm, such as n_epochs=10 clip_range=0.1 for ppo. They take the place of all that a
     preset or file gives."""
@@ -184,7 +224,8 @@ class AgentConfig:
     batch_size: int = 64
     """B: sub-environments, all play at once. A round has T steps in each, so up to B sequences per update."""
     reward: str = "logit"
-    """A registered reward of whole sequences."""
+    """A registered reward of whole sequences, such as discriminator, logit, rankgan or bleu, or a formula of them:
+    "0.5*discriminator + 0.5*bleu", "normalised(logit)"."""
     num_rollouts: int = 16
     """N of Eq. (4)."""
     rollouts: bool = True
@@ -212,7 +253,7 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         _ = algorithms[self.algorithm], rewards[self.reward]
-        if self.algorithm in ("mle", "discriminator", *CONTROLS):
+        if self.algorithm in ("mle", "discriminator", *NAMED_CONTROLS):
             raise InputError(f"algorithm {self.algorithm!r} has the name of another stage; register it under another")
         self._check_options()
         if self.baseline not in BASELINES:
@@ -276,7 +317,12 @@ class RunConfig:
     rounds: int = 100
     """Adversarial rounds: one collection of the algorithm and its update, then the discriminator's minibatches."""
     controls: tuple[str, ...] = ()
-    """Controls run beside the agent, from the same start: mle_continued, constant, random, shuffled."""
+    """Controls run beside the agent, from the same start: mle_continued, constant, random, shuffled; and baselines,
+    fitted to the same data from the start: scheduled_sampling, vae."""
+    scheduled_sampling: ScheduledSamplingConfig = field(default_factory=ScheduledSamplingConfig)
+    """The training of the baseline scheduled_sampling."""
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    """The training of the baseline vae."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "cpu"
     """"cpu" or "cuda"."""
@@ -293,10 +339,10 @@ class RunConfig:
         if self.threads > 1024:
             raise InputError(f"threads must be at most 1024, got {self.threads}")
         for control in self.controls:
-            if control not in CONTROLS:
+            if control not in NAMED_CONTROLS:
                 raise InputError(
-                    f"unknown control {control!r}{did_you_mean(control, list(CONTROLS))}; "
-                    f"known are {', '.join(CONTROLS)}"
+                    f"unknown control {control!r}{did_you_mean(control, list(NAMED_CONTROLS))}; "
+                    f"known are {', '.join(NAMED_CONTROLS)}"
                 )
 
 

@@ -16,7 +16,7 @@ from seqgan_rl.envs.defaults import builtin_corpus
 from seqgan_rl.models.files import load_model, save_model
 from seqgan_rl.models.generator import Generator, LSTMGenerator, generators
 from seqgan_rl.models.oracle import Oracle
-from seqgan_rl.sequences import Corpus
+from seqgan_rl.sequences import Corpus, load_corpus
 
 TEXT_ONLY = ("level", "test", "min_count", "max_vocab", "drop_longer", "lowercase", "eos")
 """Settings that mean nothing without a text."""
@@ -116,12 +116,14 @@ def _text(config: DataConfig, source: str) -> Corpus:
     if source == "proverbs" and not Path(source).exists():
         if config.test is not None or config.eos != "auto":
             raise InputError("test and eos are for texts of your own; the built-in corpus comes as it is")
+        if config.level not in ("word", "char", "bpe"):
+            raise InputError(f"level {config.level!r} is for files; the built-in corpus is read at word, char or bpe")
         return builtin_corpus(config.sequence_length, config.level, config.min_count, config.max_vocab)
-    return Corpus.from_text(
+    return load_corpus(
         source,
         level=config.level,
         test=config.test,
-        min_count=1 if config.min_count is None else config.min_count,
+        min_count=config.min_count,
         max_vocab=config.max_vocab,
         sequence_length=config.sequence_length,
         drop_longer=config.drop_longer,

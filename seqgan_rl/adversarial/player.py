@@ -6,9 +6,7 @@ Letters: B sequences, T tokens each, A actions.
 import copy
 from pathlib import Path
 
-import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from torch import Tensor
 
 from seqgan_rl.adversarial.agent import make_agent
 from seqgan_rl.adversarial.config import RunConfig
@@ -16,18 +14,15 @@ from seqgan_rl.adversarial.data import RunData
 from seqgan_rl.agents.model_policy import ModelPolicy
 from seqgan_rl.core.checkpoint import load_state, save_state
 from seqgan_rl.core.errors import InputError
-from seqgan_rl.models.decoding import State
+from seqgan_rl.evaluation import PolicyGenerator
 from seqgan_rl.models.generator import Generator
-from seqgan_rl.models.sampling import SamplingOptions
 from seqgan_rl.rewards.controls import ConstantReward
 
 KIND = "agent"
 """What stands for the name of a generator in a saved agent."""
-_IMPOSSIBLE = -1e7
-"""Below this a log-probability is one of -inf."""
 
 
-class Player(Generator):
+class Player(PolicyGenerator):
     """The distribution that a model plays, as it is now: that of an actor, or of a value-based model the epsilon-greedy
     one at the exploration rate with which its training ends (its own rate of the moment is a matter of training).
 
@@ -39,26 +34,7 @@ class Player(Generator):
         final = getattr(model, "exploration_final_eps", None)
         if final is not None:
             shown.exploration_rate = final  # type: ignore[attr-defined]
-        policy, (T,) = ModelPolicy(shown), model.observation_space.shape or (1,)
-        super().__init__(policy.num_actions, T, policy.eos_id is not None)
-        self.policy = policy
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.policy.device
-
-    def initial_state(self, batch_size: int) -> State:
-        """See :meth:`Generator.initial_state`."""
-        return self.policy.initial_state(batch_size)
-
-    def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
-        """See :meth:`Generator.step`; reads the whole prefix again."""
-        return self.policy.step(tokens_B, state)
-
-    def _token_log_prob(self, tokens_BT: Tensor, targets_BT: Tensor, options: SamplingOptions) -> Tensor:
-        logp_BT = super()._token_log_prob(tokens_BT, targets_BT, options)
-        return logp_BT.masked_fill(logp_BT < _IMPOSSIBLE, -torch.inf)
+        super().__init__(ModelPolicy(shown), (model.observation_space.shape or (1,))[0])
 
 
 def save_player(folder: str | Path, model: BaseAlgorithm) -> None:

@@ -2,10 +2,14 @@
 
 import dataclasses
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -18,24 +22,33 @@ from seqgan_rl.core.files import write_text
 from seqgan_rl.core.streams import stream
 from seqgan_rl.evaluation import (
     DEFAULT_TEMPERATURES,
+    SWEEP_TEMPERATURES,
+    Evaluation,
     Evaluator,
     Row,
     Scores,
     ScoreTable,
     TemperatureCurve,
+    evaluate_models,
     learning_curves,
     quality_coverage,
     score_table,
     verdict,
 )
+from seqgan_rl.evaluation.plain import to_plain
 from seqgan_rl.models.files import load_model
 from seqgan_rl.models.generator import Generator, generators
 
 NAMES = {
     **{"mle": "MLE", "mle_continued": "MLE continued", "seqgan": "SeqGAN"},
     **{"ppo": "PPO", "a2c": "A2C", "trpo": "TRPO", "dqn": "DQN", "qrdqn": "QR-DQN"},
+    **{"rloo": "RLOO", "grpo": "GRPO", "actor_critic": "Actor-critic"},
+    **{"scheduled_sampling": "Scheduled sampling", "vae": "VAE"},
 }
 """Rows of the table by the name of the stage; controls, and algorithms of one's own, keep theirs."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+JS_SEQUENCES = 256
+"""Sequences of each half of the conditional Jensen-Shannon divergence in :func:`evaluate_run`."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +73,10 @@ class RunResult:
         raise KeyError(f"no model {name!r} in this run; there are {', '.join(row.name for row in self.rows)}")
 
 
-def make_evaluator(data: RunData, n_samples: int, device: torch.device | str = "cpu", seed: int = 0) -> Evaluator:
-    """Scores on the test split, with UNK not sampled."""
+def make_evaluator(
+    data: RunData, n_samples: int, device: torch.device | str = "cpu", seed: int = 0, **options: Any
+) -> Evaluator:
+    """Scores on the test split, with UNK not sampled; ``options`` as for :class:`Evaluator`."""
     if data.oracle is not None:
         data.oracle.generator.to(device)
     return Evaluator(
@@ -73,11 +88,25 @@ def make_evaluator(data: RunData, n_samples: int, device: torch.device | str = "
         forbidden=data.forbidden,
         unk_id=data.corpus.vocabulary.unk_id,
         corpus_hash=data.corpus.content_hash[:16],
+        **options,
     )
 
 
-def write_results(folder: RunFolder, config: RunConfig, data: RunData, *, progress: bool = True) -> RunResult:
-    """Score every model of a finished run on the test split and write table, verdict, figures and samples."""
+def write_results(
+    folder: RunFolder,
+    config: RunConfig,
+    data: RunData,
+    *,
+    stopped: Mapping[str, str] = MappingProxyType({}),
+    progress: bool = True,
+) -> RunResult:
+    """Score every model of a finished run on the test split and write table, verdict, figures and samples.
+
+    Args:
+        folder, config, data: the run.
+        stopped: when and why stages were stopped before their end, by stage.
+        progress: show a bar.
+    """
     evaluator = make_evaluator(data, config.evaluation.final_samples, config.device)
     found = models_of(folder)
     mle = load_model(found["mle"], generators).to(config.device)
@@ -103,14 +132,12 @@ def write_results(folder: RunFolder, config: RunConfig, data: RunData, *, progre
             bar.update()
         _add_equal_coverage(rows, evaluator, generators_by_name["mle"], agent)
         bar.update()
-    result = RunResult(folder.path, tuple(rows), _verdict(rows, agent))
-    _write(folder, data, result, curve, generators_by_name.get(config.agent.algorithm, generators_by_name["mle"]))
+    sentence = verdict(rows, agent, stopped=stopped.get(config.agent.algorithm, ""))
+    result = RunResult(folder.path, tuple(rows), sentence)
+    best = generators_by_name.get(config.agent.algorithm, generators_by_name["mle"])
+    _write(folder, data, result, _document(data, result, curve, stopped), best)
+    _draw(folder, result, curve, agent)
     return result
-
-
-def _verdict(rows: list[Row], agent: str) -> str:
-    """:func:`verdict` judges the row "SeqGAN" and speaks of it; here of the agent in its place."""
-    return verdict([row._replace(name="SeqGAN") if row.name == agent else row for row in rows]).replace("SeqGAN", agent)
 
 
 def _add_equal_coverage(rows: list[Row], evaluator: Evaluator, mle: Generator, agent: str) -> None:
@@ -122,11 +149,13 @@ def _add_equal_coverage(rows: list[Row], evaluator: Evaluator, mle: Generator, a
         rows.insert(names.index("MLE") + 1, Row("MLE at equal coverage", scores))
 
 
-def _write(
-    folder: RunFolder, data: RunData, result: RunResult, curve: TemperatureCurve | None, best: Generator
-) -> None:
-    document = {
+def _document(
+    data: RunData, result: RunResult, curve: TemperatureCurve | None, stopped: Mapping[str, str]
+) -> dict[str, Any]:
+    """What ``results.json`` holds."""
+    return {
         "verdict": result.verdict,
+        "stopped": {NAMES.get(name, name): reason for name, reason in stopped.items()},
         "oracle": None if data.oracle is None else {"source": data.oracle.source, "hash": data.oracle.hash},
         "corpus": {"name": data.corpus.name, "hash": data.corpus.content_hash, "report": list(data.corpus.report)},
         "rows": [
@@ -139,16 +168,24 @@ def _write(
         ],
         "curve": None if curve is None else [point.to_json() for point in curve.points],
     }
-    write_text(folder / "results.json", json.dumps(document, indent=1) + "\n")
+
+
+def _write(folder: RunFolder, data: RunData, result: RunResult, document: dict[str, Any], best: Generator) -> None:
+    """Numbers, table, verdict and samples."""
+    write_text(folder / "results.json", json.dumps(to_plain(document), indent=1, allow_nan=False) + "\n")
     write_text(folder / "results.md", f"{result.table.markdown()}\n{result.verdict}\n")
     tokens_BT = best.sample(50, forbidden=data.forbidden, rng=stream(0, "samples"))
     write_text(folder / "samples.txt", "\n".join(as_lines(data, tokens_BT)) + "\n")
+
+
+def _draw(folder: RunFolder, result: RunResult, curve: TemperatureCurve | None, agent: str) -> None:
+    """The figures of a run."""
     (folder / "figures").mkdir(exist_ok=True)
     records = [row for row in read_metrics(folder) if "round" in row]
     if any("eval/nll_test" in record for record in records):
         learning_curves(records, folder / "figures" / "learning_curves")
     if curve is not None:
-        quality_coverage(curve, result.rows, folder / "figures" / "quality_coverage")
+        quality_coverage(curve, result.rows, folder / "figures" / "quality_coverage", agent)
 
 
 def models_of(folder: RunFolder) -> dict[str, Path]:
@@ -163,8 +200,9 @@ def models_of(folder: RunFolder) -> dict[str, Path]:
 
 
 def as_lines(data: RunData, tokens_BT: torch.Tensor) -> list[str]:
-    """Sequences as text, one a line."""
-    return [data.corpus.vocabulary.decode(row) for row in tokens_BT.tolist()]
+    """Sequences as text, one a line; control characters, which byte-pair pieces can hold, are written \\xNN."""
+    texts = (data.corpus.vocabulary.decode(row) for row in tokens_BT.tolist())
+    return [_CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text) for text in texts]
 
 
 def load_run(run: str | Path, model: str | None = None) -> tuple[RunFolder, RunData, Generator]:
@@ -222,22 +260,52 @@ def sample(
     return as_lines(data, tokens_BT)
 
 
+def evaluate_run(
+    run: str | Path, *, n_samples: int | None = None, seed: int = 0, sweep: bool = False, progress: bool = False
+) -> Evaluation:
+    """All scores of all models of a run on its test split, the same as ``seqgan-rl evaluate``.
+
+    Args:
+        run: the run folder.
+        n_samples: sequences drawn from each model; None takes the run's setting.
+        seed: of the drawn sequences.
+        sweep: score at other temperatures too, with the gaps to the MLE's curve, and write tables and figures into the
+            run's folder ``scores/``.
+        progress: show a bar.
+    """
+    folder = RunFolder.open(run)
+    load_run(run)
+    data, config = RunData.load(folder), folder.config()
+    if seed < 0:
+        raise InputError(f"seed must be at least 0, got {seed}")
+    samples = config.evaluation.final_samples if n_samples is None else n_samples
+    pitch_of_word = None
+    if config.data.level.startswith("pitch"):  # words are piano keys 0 to 87; 88 is a rest or <unk>
+        words = data.corpus.vocabulary.words
+        pitch_of_word = np.array([int(word) if word.isdecimal() and int(word) < 88 else 88 for word in words])
+    try:
+        evaluator = make_evaluator(
+            data, samples, seed=seed, smoothing="method1", js_sequences=JS_SEQUENCES, pitch_of_word=pitch_of_word
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    found = models_of(folder)
+    oracle = {} if data.oracle is None else {"oracle entropy": data.oracle.generator}
+    evaluation = evaluate_models(
+        {**oracle, **{NAMES.get(name, name): _load(found, name, config, data) for name in found}},
+        evaluator,
+        sweep=SWEEP_TEMPERATURES if sweep else (),
+        floors=tuple(oracle),
+        progress=progress,
+    )
+    if sweep:
+        evaluation.write(folder / "scores")
+    return evaluation
+
+
 def evaluate(
     run: str | Path, *, n_samples: int | None = None, seed: int = 0
 ) -> tuple[ScoreTable, list[dict[str, Any]]]:
-    """Scores of all generators of a run on its test split, as a table and as JSON-able rows with their signatures."""
-    folder = RunFolder.open(run)
-    load_run(run)
-    data, samples = RunData.load(folder), folder.config().evaluation.final_samples if n_samples is None else n_samples
-    if seed < 0:
-        raise InputError(f"seed must be at least 0, got {seed}")
-    try:
-        evaluator = make_evaluator(data, samples, seed=seed)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    found, config = models_of(folder), folder.config()
-    rows = [Row(NAMES.get(name, name), evaluator.scores(_load(found, name, config, data))) for name in found]
-    if data.oracle is not None:
-        rows.insert(0, Row("oracle entropy", evaluator.oracle_scores()))
-    documents = [{"name": row.name, "scores": row.scores.to_json()} for row in rows if row.scores is not None]
-    return score_table(rows), documents
+    """The table of :func:`evaluate_run`, and its JSON-able rows with their signatures."""
+    evaluation = evaluate_run(run, n_samples=n_samples, seed=seed)
+    return evaluation.tables["scores"], evaluation.to_json()["rows"]

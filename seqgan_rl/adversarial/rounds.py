@@ -155,8 +155,9 @@ class Rounds(BaseCallback):
             self.run.say(f"{self.name}: the generator is collapsing at round {self.round}: {text}")
         rise = now["valid_nll"] - self.start_scores["valid_nll"]
         if self.own_generator is not None and rise > self.run.config.evaluation.max_nll_rise:
-            self.stop_reason = f"validation NLL has risen by {rise:.2f} nats per token"
+            self.stop_reason = f"validation NLL has risen by {rise:.3g} nats per token"
             self.run.say(f"{self.name}: stopped at round {self.round}: {self.stop_reason}")
+            self.run.stopped[self.name] = f"at round {self.round} of {self.run.config.rounds}: {self.stop_reason}"
 
     def _state_dict(self) -> dict[str, Any]:
         return {

@@ -152,7 +152,8 @@ class RunFolder:
                 state = load_state(path)
                 if (
                     not isinstance(state, dict)
-                    or {*state} != {"stage", "metrics_bytes", "state"}
+                    or {*state} - {"stopped"} != {"stage", "metrics_bytes", "state"}
+                    or not isinstance(state.get("stopped", {}), dict)
                     or not all(type(state[name]) is int and state[name] >= 0 for name in ("stage", "metrics_bytes"))
                 ):
                     raise InputError(f"{path} is not the checkpoint of a run")

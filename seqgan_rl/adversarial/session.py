@@ -36,6 +36,8 @@ class Session:
         self.number, checkpoint = folder.last_checkpoint() or start
         self.stage_index: int = checkpoint["stage"]
         self.stage_state: dict[str, Any] | None = checkpoint["state"]
+        self.stopped: dict[str, str] = dict(checkpoint.get("stopped", {}))
+        """Why the stages that a guard has stopped were stopped."""
         self.log = MetricsLog(folder, checkpoint["metrics_bytes"])
         self.evaluator = make_evaluator(data, config.evaluation.samples, self.device)
         self._saved_at = time.monotonic()
@@ -44,7 +46,8 @@ class Session:
         """Save the state of the running stage; None at the start of one."""
         self.number += 1
         self.folder.save_checkpoint(
-            self.number, {"stage": self.stage_index, "metrics_bytes": self.log.size, "state": state}
+            self.number,
+            {"stage": self.stage_index, "metrics_bytes": self.log.size, "state": state, "stopped": self.stopped},
         )
         self._saved_at = time.monotonic()
 
@@ -82,7 +85,8 @@ class Session:
         rng = stream(self.config.seed, f"held out {trainer.minibatches}")
         fake_BT = generator.sample(len(valid_BT), forbidden=self.data.forbidden, rng=rng)
         record = trainer.held_out(valid_BT, fake_BT)
-        return {"held_out_loss": record["held_out_loss"], "auc": record["held_out_auc"]}
+        names = {"auc": "held_out_auc", **{name: name for name in ("held_out_loss", "held_out_calibration")}}
+        return {name: record[key] for name, key in names.items()}
 
 
 @contextmanager

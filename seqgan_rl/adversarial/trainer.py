@@ -34,7 +34,9 @@ from seqgan_rl.models.compiled import is_compiled, set_compiled
 from seqgan_rl.models.files import load_model, save_model
 from seqgan_rl.models.generator import Generator, generators
 from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer
-from seqgan_rl.rewards import Reward, ShuffledReward, rewards
+from seqgan_rl.models.scheduled_sampling import ScheduledSamplingTrainer
+from seqgan_rl.models.vae import SequenceVAE, VAETrainer
+from seqgan_rl.rewards import Reward, ShuffledReward, check_batch, rewards
 from seqgan_rl.rewards.base import RewardParts, as_reward
 from seqgan_rl.rewards.controls import ConstantReward
 
@@ -106,10 +108,17 @@ def _check_parts(config: RunConfig, data: RunData) -> None:
             )
             discriminator = discriminators[config.network.name](vocabulary.num_actions, T, **config.network.options)
         parts = RewardParts(
-            discriminator=discriminator, oracle=data.oracle, generator=generator, rng=stream(0, "never used")
+            discriminator=discriminator,
+            oracle=data.oracle,
+            generator=generator,
+            real=lambda: data.split("train"),
+            eos_id=vocabulary.eos_id,
+            rng=stream(0, "never used"),
         )
-        for name in (config.agent.reward, *config.controls):
-            _ = as_reward(rewards[name](parts)) if name in rewards else None
+        for name in (config.agent.reward, *(control for control in config.controls if control in rewards)):
+            check_batch(_reward(config, name, parts), num_envs=config.agent.batch_size, has_eos=vocabulary.has_eos)
+        if "vae" in config.controls:
+            _vae(config, data)
         if config.agent.rollouts:  # a round's random numbers; taken from the system only when they are written
             np.empty((config.agent.batch_size, T - 1, config.agent.num_rollouts, T), dtype=np.float32)
         env = make_agent(config, data, ConstantReward(), generator.to(config.device), "never used").env
@@ -121,6 +130,26 @@ def _check_parts(config: RunConfig, data: RunData) -> None:
         raise InputError(f"num_rollouts and batch_size (or a buffer_size) ask for too much memory: {error}") from None
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # SB3 asserts what its arguments must be
         raise InputError(f"a part of the run cannot be built: {str(error)[:300].splitlines()[0]}") from error
+
+
+def _reward(config: RunConfig, name: str, parts: RewardParts) -> Reward:
+    """A reward by name; "shuffled" is the agent's own, handed to the wrong sequences."""
+    if name == "shuffled":
+        return ShuffledReward(as_reward(rewards[config.agent.reward](parts)), parts.rng)
+    return as_reward(rewards[name](parts))
+
+
+def _vae(config: RunConfig, data: RunData) -> SequenceVAE:
+    """The autoencoder of the settings, with the generator's sizes."""
+    vocabulary, sizes = data.corpus.vocabulary, config.generator
+    with torch_seeded(stream(config.seed, "vae init")):
+        return SequenceVAE(
+            vocabulary.num_actions,
+            data.corpus.sequence_length,
+            vocabulary.has_eos,
+            embedding_dim=sizes.embedding_dim,
+            hidden_dim=sizes.hidden_dim,
+        )
 
 
 @dataclass
@@ -155,25 +184,27 @@ class _Run(Session):
                 self.checkpoint(None)
         finally:
             self.log.close()
-        return write_results(self.folder, self.config, self.data, progress=self.progress)
+        return write_results(self.folder, self.config, self.data, stopped=self.stopped, progress=self.progress)
 
     # --- stages -------------------------------------------------------------------------------------------------
 
     def _mle(self, state: dict[str, Any] | None) -> None:
         """Algorithm 1, line 2: pretrain the generator by maximum likelihood."""
-        config, vocabulary = self.config, self.data.corpus.vocabulary
-        with torch_seeded(stream(config.seed, "generator init")):
-            generator = generators[config.generator.name](
-                vocabulary.num_actions, self.data.corpus.sequence_length, vocabulary.has_eos, **config.generator.options
-            ).to(self.device)
-        self._fit("mle", "MLE pretraining", generator, config.mle, state)
-        save_model(self.folder / "mle", generator, config.generator.name)
+        generator = self._new_generator()
+        self._fit("mle", "MLE pretraining", generator, self.config.mle, state)
+        save_model(self.folder / "mle", generator, self.config.generator.name)
 
     def _fit(
-        self, stage: str, label: str, generator: Generator, config: LikelihoodConfig, state: dict[str, Any] | None
+        self,
+        stage: str,
+        label: str,
+        generator: Generator,
+        config: LikelihoodConfig,
+        state: dict[str, Any] | None,
+        trainer_class: type[LikelihoodTrainer] = LikelihoodTrainer,
     ) -> None:
         rng = stream(self.config.seed, f"{stage} order")
-        trainer = LikelihoodTrainer(generator, self.split("train"), self.split("valid"), config, rng)
+        trainer = trainer_class(generator, self.split("train"), self.split("valid"), config, rng)
         if state is not None:
             with fitting(self.folder):
                 trainer.load_state_dict(state)
@@ -245,12 +276,11 @@ class _Run(Session):
             discriminator=trainer.discriminator,
             oracle=self.data.oracle,
             generator=mle,
+            real=lambda: self.split("train"),
+            eos_id=self.data.corpus.vocabulary.eos_id,
             rng=stream(config.seed, f"{name} reward"),
         )
-        if reward_name == "shuffled":  # the agent's own reward, handed to the wrong sequences
-            reward: Reward = ShuffledReward(as_reward(rewards[agent_config.reward](parts)), parts.rng)
-        else:
-            reward = as_reward(rewards[reward_name](parts))
+        reward = _reward(config, reward_name, parts)
         agent = make_agent(config, self.data, reward, mle, name)
         agent.set_logger(Logger(None, [AgentWriter(self.log, name)]))
         pays = reward.discriminator is not None
@@ -272,9 +302,25 @@ class _Run(Session):
         agent.env.close()
 
     def _control(self, name: str) -> Callable[[dict[str, Any] | None], None]:
-        if name == "mle_continued":
-            return self._mle_continued
-        return lambda state: self._agent(name, name, state)
+        fits = {
+            "mle_continued": self._mle_continued,
+            "scheduled_sampling": self._scheduled_sampling,
+            "vae": self._sequence_vae,
+        }
+        return fits.get(name) or (lambda state: self._agent(name, name, state))
+
+    def _scheduled_sampling(self, state: dict[str, Any] | None) -> None:
+        """Baseline: from the MLE's initial weights, reading more and more of its own tokens."""
+        generator, name = self._new_generator(), "scheduled_sampling"
+        config = self.config.scheduled_sampling
+        self._fit(name, "scheduled sampling", generator, config, state, ScheduledSamplingTrainer)
+        save_model(self.folder / "controls" / name, generator, self.config.generator.name)
+
+    def _sequence_vae(self, state: dict[str, Any] | None) -> None:
+        """Baseline: a sequence autoencoder of the generator's sizes."""
+        vae = _vae(self.config, self.data).to(self.device)
+        self._fit("vae", "sequence VAE", vae, self.config.vae, state, VAETrainer)
+        save_model(self.folder / "controls" / "vae", vae, "vae")
 
     def _mle_continued(self, state: dict[str, Any] | None) -> None:
         """Control: what more maximum likelihood would have done with the time."""
@@ -289,6 +335,14 @@ class _Run(Session):
         save_model(self.folder / "controls" / "mle_continued", generator, self.config.generator.name)
 
     # --- parts --------------------------------------------------------------------------------------------------
+
+    def _new_generator(self) -> Generator:
+        """The generator of the settings at its initial weights."""
+        config, vocabulary = self.config, self.data.corpus.vocabulary
+        with torch_seeded(stream(config.seed, "generator init")):
+            return generators[config.generator.name](
+                vocabulary.num_actions, self.data.corpus.sequence_length, vocabulary.has_eos, **config.generator.options
+            ).to(self.device)
 
     def _load_generator(self, name: str) -> Generator:
         return load_model(self.folder / name, generators).to(self.device)

@@ -22,6 +22,9 @@ from seqgan_rl.models.decoding import State, concatenate, select
 from seqgan_rl.models.generator import Generator, generators
 from seqgan_rl.models.sampling import SamplingOptions, check_forbidden, pick_from_logits
 
+NEVER = -1e30
+"""Logit, in a distribution, of an action that is never taken. All probabilities are what they are with -inf, its own 0,
+but the gradient of a KL divergence (TRPO's), NaN where both distributions have -inf, is a number."""
 Masks = NDArray[Any] | Tensor | None
 """Which actions may be taken: bool or 0 and 1, (B, A); None allows all."""
 
@@ -159,10 +162,13 @@ class GeneratorActorCritic(BasePolicy):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values (B, 1), log-probabilities (B,) and entropies (B,), differentiable; prefixes are read anew."""
         distribution, features_BF = self._distribution(obs, action_masks)
-        return self._value(features_BF), distribution.log_prob(actions.flatten()), distribution.entropy()
+        logp_B = distribution.log_prob(actions.flatten())
+        logp_B = logp_B.masked_fill(logp_B <= NEVER, -math.inf)
+        return self._value(features_BF), logp_B, distribution.entropy()
 
     def get_distribution(self, obs: PyTorchObs, action_masks: Masks = None) -> Any:
-        """Next-token distribution at prefixes (B, T), differentiable; an SB3 ``Distribution``."""
+        """Next-token distribution at prefixes (B, T), differentiable; an SB3 ``Distribution``. An action that is never
+        taken has probability 0 and a finite logit, -1e30."""
         return self._distribution(obs, action_masks)[0]
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
@@ -193,7 +199,8 @@ class GeneratorActorCritic(BasePolicy):
         tokens_BT = self._tokens(obs)
         logits_BA, features_BF = self.generator.next_logits(tokens_BT, self._lengths(tokens_BT))
         distribution: Distribution = self.distribution_class(self.num_actions)
-        return distribution.proba_distribution(self._allowed(logits_BA, action_masks)), features_BF
+        logits_BA = self._allowed(logits_BA, action_masks).clamp_min(NEVER)
+        return distribution.proba_distribution(logits_BA), features_BF
 
     def _allowed(self, logits_BA: Tensor, action_masks: Masks) -> Tensor:
         """The logits with -inf at every action that is forbidden or masked."""

@@ -27,9 +27,12 @@ from seqgan_rl.agents.policy_gradient import (
     normalised,
     reward_to_go,
 )
+from seqgan_rl.discriminators.diagnostics import mean_per_position, spread
 from seqgan_rl.models.generator import Generator
 
 Self = TypeVar("Self", bound="SeqGAN")
+Played = tuple[Tensor, Tensor, Tensor, Tensor, bool]
+"""One sequence from each sub-environment, the fields of :class:`SequenceBatch`."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,15 @@ class SequenceBatch:
     """bool: tokens that the agent chose (not the prompt, not PAD)."""
     q_BT: Tensor
     """Action values: the rollouts' where there are any, else the reward-to-go."""
-    return_B: Tensor
-    """Sum of the rewards of each sequence."""
+    reward_BT: Tensor
+    """What the environment paid for each token: R(Y) at the last, or differences of it on a shaped one."""
     has_rollouts: bool = True
     """Whether the action values are Monte-Carlo estimates; the reward-to-go is no baseline for the next step's."""
+
+    @property
+    def return_B(self) -> Tensor:
+        """Sum of the rewards of each sequence: R(Y)."""
+        return self.reward_BT.sum(dim=1)
 
 
 class SeqGAN(OnPolicyAlgorithm):
@@ -179,17 +187,20 @@ class SeqGAN(OnPolicyAlgorithm):
         finally:
             if can_hold:
                 env.set_attr("hold_finished", False)
-        tokens, is_action, q, returns, has_rollouts = zip(*parts, strict=True)
+        tokens, is_action, q, rewards, has_rollouts = zip(*parts, strict=True)
         self.batch = SequenceBatch(
-            torch.cat(tokens), torch.cat(is_action), torch.cat(q), torch.cat(returns), all(has_rollouts)
+            torch.cat(tokens), torch.cat(is_action), torch.cat(q), torch.cat(rewards), all(has_rollouts)
         )
         self.logger.record("agent/reward", float(self.batch.return_B.mean()))
+        value_T = mean_per_position(self.batch.q_BT, self.batch.is_action_BT)
+        for name, t in (("first", 0), ("middle", len(value_T) // 2), ("last", -1)):
+            self.logger.record(f"agent/value_{name}", float(value_T[t]))
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
-    def _play_one_each(self, env: VecEnv, callback: BaseCallback) -> tuple[Tensor, Tensor, Tensor, Tensor, bool] | None:
-        """One sequence from every sub-environment: tokens, action marks, action values, returns, and whether the values
+    def _play_one_each(self, env: VecEnv, callback: BaseCallback) -> Played | None:
+        """One sequence from every sub-environment: tokens, action marks, action values, rewards, and whether the values
         are of rollouts."""
         B, T = env.num_envs, self.policy.sequence_length
         obs = env.reset()
@@ -226,14 +237,17 @@ class SeqGAN(OnPolicyAlgorithm):
         is_action = (tokens != self.policy.num_actions) & ~is_prompt
         q = q if has_values else torch.where(is_action, reward_to_go(reward), 0.0)
         device = self.device
-        return tokens.to(device), is_action.to(device), q.to(device), reward.sum(dim=1).to(device), has_values
+        return tokens.to(device), is_action.to(device), q.to(device), reward.to(device), has_values
 
     def train(self) -> None:
         """One gradient step on the sequences just played, Eqs. (7)-(8)."""
         assert self.batch is not None
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        loss = self._loss(self.batch)
+        self._descend(self._loss(self.batch))
+
+    def _descend(self, loss: Tensor) -> None:
+        """One optimiser step of the policy."""
         self.policy.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
@@ -260,7 +274,10 @@ class SeqGAN(OnPolicyAlgorithm):
             baseline,
             None if value_BT is None else value_BT.detach(),
         )
-        self.logger.record("agent/weight_spread", float(weight_BT[is_action_BT].std(correction=0)))
+        weight = spread(weight_BT, is_action_BT)
+        self.logger.record("agent/weight_spread", weight["advantage_std"])
+        for percentile in ("p5", "p95"):
+            self.logger.record(f"agent/weight_{percentile}", weight[f"advantage_{percentile}"])
         if self.normalize:
             weight_BT = normalised(weight_BT, is_action_BT)
         # minus Eq. (7): summed over t; over B the mean, or the sum as in the authors' program
@@ -275,12 +292,11 @@ class SeqGAN(OnPolicyAlgorithm):
 
     def _regularisation(self, batch: SequenceBatch) -> Tensor:
         """- ent_coef * entropy + kl_coef * KL(policy || reference), means over actions, exact over the vocabulary."""
-        if self.reference is None:
-            self.reference = copy.deepcopy(self.policy.generator).requires_grad_(False)
+        reference = self._start()
         reshape, is_action_BT = self.policy.sampling_options.apply, batch.is_action_BT
         logp_RA = reshape(self.policy.generator.logits(batch.tokens_BT)[is_action_BT]).log_softmax(dim=-1)
         with torch.no_grad():
-            reference_RA = reshape(self.reference.logits(batch.tokens_BT)[is_action_BT]).log_softmax(dim=-1)
+            reference_RA = reshape(reference.logits(batch.tokens_BT)[is_action_BT]).log_softmax(dim=-1)
         probs_RA, is_impossible_RA = logp_RA.exp(), torch.isinf(logp_RA)
         logp_RA = logp_RA.masked_fill(is_impossible_RA, 0.0)  # 0 log 0 = 0, also in the gradient
         entropy = -(probs_RA * logp_RA).sum(dim=1).mean()
@@ -288,6 +304,12 @@ class SeqGAN(OnPolicyAlgorithm):
         self.logger.record("agent/entropy", float(entropy.detach()))
         self.logger.record("agent/kl_to_start", float(kl.detach()))
         return self.kl_coef * kl - self.ent_coef * entropy
+
+    def _start(self) -> Generator:
+        """``reference``: the generator as it was at the first update, unless it was set."""
+        if self.reference is None:
+            self.reference = copy.deepcopy(self.policy.generator).requires_grad_(False)
+        return self.reference
 
     def learn(
         self: Self,

@@ -17,7 +17,6 @@ from seqgan_rl.envs.holder import TaskHolder
 from seqgan_rl.envs.observations import encode, observation_space, pick_row
 from seqgan_rl.envs.options import CorpusOptions, EnvOptions, ExactOptions, OracleOptions
 from seqgan_rl.envs.task import SequenceTask
-from seqgan_rl.rewards import ShuffledReward
 
 METADATA: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}
 _CELL = 16
@@ -41,8 +40,6 @@ class SequenceEnv(TaskHolder, gym.Env[Any, np.int64]):
 
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
         TaskHolder.__init__(self, self.options_class.of(options), num_envs=1)
-        if self.options.reward == "shuffled" or isinstance(self.options.reward, ShuffledReward):
-            raise ValueError("reward='shuffled' permutes the rewards of a batch; use gym.make_vec, which has one")
         self.render_mode = render_mode
         self.action_space = spaces.Discrete(self.task.num_actions)
         self.observation_space = observation_space(self.options.observation, self.task)

@@ -17,13 +17,14 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.modules import gradients_allowed
 from seqgan_rl.discriminators import Adversary
 from seqgan_rl.envs.episodes import Episodes, StepResult
 from seqgan_rl.envs.options import EnvOptions
 from seqgan_rl.envs.parts import check_policy, check_reward
 from seqgan_rl.models.decoding import RolloutPolicy
-from seqgan_rl.rewards import Reward
+from seqgan_rl.rewards import Reward, check_batch
 from seqgan_rl.rewards.base import as_reward
 
 _IMPORTED_IN = os.getpid()
@@ -45,6 +46,14 @@ class TaskHolder:
         self.task.holders.add(self)
         self.episodes = Episodes(self.task, options.shaping_options, num_envs, options.device)
         self._reward: Reward | None = None
+        self._checked: Reward | None = None
+        if not self.options.is_reward_fitted:
+            self._check_batch(self.task.reward)
+        elif num_envs == 1 and self.options.is_of_batch:
+            raise InputError(
+                f"reward={options.reward!r} sets each sequence against the others of its batch, but a single "
+                "environment has no others; play in a vector environment (gym.make_vec), or choose another reward"
+            )
         self._rollout_policy: RolloutPolicy | None = None
         self.prompts: list[list[int]] = []
         """What sequences start with; none: they start empty."""
@@ -103,13 +112,22 @@ class TaskHolder:
     @property
     def reward(self) -> Reward:
         """R(Y) in force."""
-        return self.task.reward if self._reward is None else self._reward
+        reward = self.task.reward if self._reward is None else self._reward
+        if reward is not self._checked:
+            self._check_batch(reward)
+        return reward
+
+    def _check_batch(self, reward: Reward) -> None:
+        """InputError where a reward that depends on its batch would have none here."""
+        check_batch(reward, num_envs=len(self.episodes.lengths_B), has_eos=self.task.has_eos)
+        self._checked = reward
 
     def set_reward(self, reward: Reward | Callable[[Tensor, Tensor], Tensor]) -> None:
         """Pay with this reward from the next step on; the object is kept, not copied. An episode in progress keeps
         the values it has been given: its rewards still sum to R under the new reward."""
         reward = as_reward(reward)
         check_reward(reward, self.task)
+        self._check_batch(reward)
         self._reward = reward
 
     def own_reward(self) -> Reward:

@@ -5,6 +5,8 @@ objects. Tasks are shared: environments made in one process with equal arguments
 """
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,18 +24,22 @@ from seqgan_rl.envs.defaults import builtin_corpus, corpus_parts, oracle_parts
 from seqgan_rl.envs.episodes import ShapingOptions
 from seqgan_rl.envs.exact import ExactTask, SequenceTree, TableReward, grammar_reward, oracle_reward, table_reward
 from seqgan_rl.envs.observations import check_observation
-from seqgan_rl.envs.parts import NEEDS_NO_DISCRIMINATOR, Parts
-from seqgan_rl.envs.task import OnlineOptions, SequenceTask
+from seqgan_rl.envs.parts import Parts, needs_discriminator, needs_generator
+from seqgan_rl.envs.task import OnlineOptions, SequenceTask, drawn_sequences, train_sequences
 from seqgan_rl.models.oracle import Oracle, check_task
-from seqgan_rl.rewards import rewards
+from seqgan_rl.rewards import formula_of, rewards
 from seqgan_rl.rewards.base import as_reward
-from seqgan_rl.sequences import Corpus
+from seqgan_rl.sequences import Corpus, load_corpus
 from seqgan_rl.sequences.corpus import BUILTIN
 
 ADVERSARIES = ("frozen", "online")
 MAY_BE_FILES = ("oracle", "corpus", "discriminator", "rollout_policy")
 HOMES = {"oracle": "SeqGAN/Oracle-v0", "oracle_log_ratio": "SeqGAN/Oracle-v0", "task": "SeqGAN/Exact-v0"}
 """Named rewards that only one environment has what is needed for."""
+OF_BATCHES = ("shuffled", "rank", "maligan")
+"""Named rewards, and wrappers of rewards, that set a sequence against the others of its batch."""
+UNREPEATABLE = ("random", "shuffled", "normalised")
+"""Named rewards, and wrappers of rewards, that pay a sequence otherwise the next time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +53,8 @@ class EnvOptions:
     gamma: float = 1.0
     """The discount of the agent."""
     reward: Any = "discriminator"
-    """A registered name, a :class:`Reward`, or a function of (tokens_BT, lengths_B)."""
+    """A registered name, a formula such as "0.5*discriminator + 0.5*bleu" or the same as a dict of weights by name, a
+    :class:`Reward`, or a function of (tokens_BT, lengths_B)."""
     discriminator: Any = "default"
     """"default", a registered name (fitted on first use), a saved one's folder, or a :class:`Discriminator`."""
     rollout_policy: Any = "default"
@@ -80,6 +87,8 @@ class EnvOptions:
         return cls(**arguments)
 
     def __post_init__(self) -> None:
+        if isinstance(self.reward, Mapping):
+            object.__setattr__(self, "reward", _formula(self.reward))
         hints = get_type_hints(type(self))
         for field in fields(self):  # "12" is 12, as command lines write it
             object.__setattr__(self, field.name, typed(getattr(self, field.name), hints[field.name], field.name))
@@ -97,13 +106,14 @@ class EnvOptions:
             raise InputError(f"an argument is of a kind that no environment takes: {error}") from None
 
     def _check_reward_name(self) -> None:
-        if HOMES.get(self.reward, self.env_id) != self.env_id:
+        _ = rewards[self.reward] if self.reward != "task" else None
+        homes = {HOMES.get(name, self.env_id) for name in rewards.names_in(self.reward)} - {self.env_id}
+        if homes:
             known = [name for name in (*rewards, "task") if HOMES.get(name, self.env_id) == self.env_id]
             raise InputError(
-                f"reward={self.reward!r} is only for {HOMES[self.reward]}; {self.env_id} takes {', '.join(known)}, "
+                f"reward={self.reward!r} is only for {homes.pop()}; {self.env_id} takes {', '.join(known)}, "
                 "or a function of (tokens_BT, lengths_B)"
             )
-        _ = rewards[self.reward] if self.reward != "task" else None
 
     def _check_beside(self, source: str, **own: Any) -> None:
         """InputError for an argument that asks for something else than a finished oracle or corpus has."""
@@ -122,7 +132,7 @@ class EnvOptions:
         for name in ("adversary_every", "adversary_minibatches"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.adversary == "online" and self.reward in NEEDS_NO_DISCRIMINATOR:
+        if self.adversary == "online" and isinstance(self.reward, str) and not needs_discriminator(self.reward):
             raise InputError(
                 f'adversary="online" retrains a discriminator, but reward={self.reward!r} has none; '
                 'use reward="discriminator" or "logit", or adversary="frozen"'
@@ -138,16 +148,24 @@ class EnvOptions:
     @property
     def is_deterministic(self) -> bool:
         """Whether an episode follows from its seed alone."""
-        return self.adversary == "frozen" and self.reward not in ("random", "shuffled")
+        return self.adversary == "frozen" and not self._mentions(UNREPEATABLE)
+
+    @property
+    def is_of_batch(self) -> bool:
+        """Whether the name of the reward says that it sets a sequence against the others of its batch."""
+        return self._mentions(OF_BATCHES)
+
+    def _mentions(self, names: tuple[str, ...]) -> bool:
+        """Whether one of these rewards or wrappers stands in the reward's name or formula."""
+        return isinstance(self.reward, str) and not {*re.findall(r"\w+", self.reward)}.isdisjoint(names)
 
     @property
     def is_reward_fitted(self) -> bool:
         """Whether the reward has default parts, which may have to be fitted and are made when first needed."""
         if not isinstance(self.reward, str):
             return False
-        if self.reward in NEEDS_NO_DISCRIMINATOR:
-            return self.reward == "oracle_log_ratio"
-        return self.discriminator == "default" or self.discriminator in discriminators
+        is_default = self.discriminator == "default" or self.discriminator in discriminators
+        return needs_generator(self.reward) or (needs_discriminator(self.reward) and is_default)
 
     @property
     def shaping_options(self) -> ShapingOptions:
@@ -246,6 +264,7 @@ class OracleOptions(EnvOptions):
         parts = self._parts(
             fit=lambda: oracle_parts(oracle),
             oracle=oracle,
+            real=lambda: drawn_sequences(oracle, 0),
             num_actions=oracle.vocab_size,
             sequence_length=oracle.sequence_length,
             has_eos=False,
@@ -267,9 +286,10 @@ class CorpusOptions(EnvOptions):
     """Arguments of ``SeqGAN/Corpus-v0``."""
 
     corpus: Any = "proverbs"
-    """A built-in corpus's name, a text file with one sequence a line, or a :class:`Corpus`."""
+    """A built-in corpus's name; a file, a folder of MIDI files or "hf:NAME", read as ``level`` says; or a
+    :class:`Corpus`."""
     level: str = "word"
-    """"word" or "char"."""
+    """"word", "char", "bpe", "integer", "quatrain", "quatrain-marks", "pitch" or "pitch-rests"; see docs/corpora.md."""
     sequence_length: int | None = None
     """T; None takes the longest line up to 64 (built-in corpora: 32, longer lines dropped)."""
     drop_longer: bool = False
@@ -287,8 +307,8 @@ class CorpusOptions(EnvOptions):
         super().__post_init__()
         if not isinstance(self.corpus, str | os.PathLike | Corpus):
             raise InputError(
-                f"corpus must be a text file, a built-in corpus ({', '.join(BUILTIN)}) or a Corpus, "
-                f"got {self.corpus!r:.80}"
+                f"corpus must be a file, a folder of MIDI files, hf:NAME, a built-in corpus ({', '.join(BUILTIN)}) or "
+                f"a Corpus, got {self.corpus!r:.80}"
             )
 
     def _build(self) -> SequenceTask:
@@ -296,6 +316,7 @@ class CorpusOptions(EnvOptions):
         vocabulary = corpus.vocabulary
         parts = self._parts(
             fit=lambda: corpus_parts(corpus),
+            real=lambda: train_sequences(corpus),
             num_actions=vocabulary.num_actions,
             sequence_length=corpus.sequence_length,
             has_eos=vocabulary.has_eos,
@@ -327,12 +348,12 @@ class CorpusOptions(EnvOptions):
             return self.corpus
         if self.corpus == "proverbs":
             return builtin_corpus(self.sequence_length, self.level, self.min_count, self.max_vocab)
-        return Corpus.from_text(
+        return load_corpus(
             self.corpus,
             level=self.level,  # type: ignore[arg-type]
             sequence_length=self.sequence_length,
             drop_longer=self.drop_longer,
-            min_count=1 if self.min_count is None else self.min_count,
+            min_count=self.min_count,
             max_vocab=self.max_vocab,
         )
 
@@ -392,6 +413,16 @@ class ExactOptions(EnvOptions):
             online=self.online,
             name=f"exact {self.task_name} {self.seed}",
         )
+
+
+def _formula(weights: Mapping[str, Any]) -> str:
+    """The formula of a dict of weights by name. InputError where it is none."""
+    try:
+        return formula_of(weights)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"reward must map names to numbers, got {dict(weights)!r:.80}") from None
 
 
 @lru_cache(maxsize=8)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.registry import Registry, did_you_mean
 from seqgan_rl.core.streams import stream
@@ -17,10 +19,18 @@ from seqgan_rl.models.decoding import RolloutPolicy, UniformPolicy
 from seqgan_rl.models.files import load_model
 from seqgan_rl.models.generator import Generator, generators
 from seqgan_rl.models.oracle import Oracle
-from seqgan_rl.rewards import OracleLogLikelihood, OracleLogRatio, Reward, ShuffledReward, rewards
+from seqgan_rl.rewards import OracleLogLikelihood, OracleLogRatio, Reward, rewards
 from seqgan_rl.rewards.base import RewardParts, as_reward
 
-NEEDS_NO_DISCRIMINATOR = ("constant", "random", "oracle", "oracle_log_ratio", "task")
+
+def needs_discriminator(reward: str) -> bool:
+    """Whether the reward of this name or formula is built from a discriminator; "task" is not."""
+    return reward != "task" and rewards.needs_discriminator(reward)
+
+
+def needs_generator(reward: str) -> bool:
+    """Whether the reward of this name or formula is built from the default generator."""
+    return "oracle_log_ratio" in rewards.names_in(reward)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +50,8 @@ class Parts:
     fit: Callable[[], DefaultParts] | None = None
     """Gives the default parts; None where a task has none."""
     oracle: Oracle | None = None
+    real: Callable[[], Tensor] | None = None
+    """Gives real training sequences, int64 (N, T); None where a task has none."""
 
     def _fitted(self) -> DefaultParts:
         assert self.fit is not None, "the options refuse default parts where there are none"
@@ -84,12 +96,13 @@ class Parts:
             reward = as_reward(chosen)
             check_reward(reward, self)
             return reward
-        needs_discriminator = chosen not in NEEDS_NO_DISCRIMINATOR
         return rewards[chosen](
             RewardParts(
-                discriminator=self.discriminator() if needs_discriminator else None,
+                discriminator=self.discriminator() if needs_discriminator(chosen) else None,
                 oracle=None if self.oracle is None else on_device(self.oracle, self.device),
-                generator=on_device(self._fitted().generator, self.device) if chosen == "oracle_log_ratio" else None,
+                generator=on_device(self._fitted().generator, self.device) if needs_generator(chosen) else None,
+                real=self.real,
+                eos_id=self.num_actions - 1 if self.has_eos else None,
                 rng=stream(0, "reward"),
             )
         )
@@ -130,8 +143,8 @@ def check_policy(policy: Any, num_actions: int, *, has_eos: bool, sequence_lengt
 
 def check_reward(reward: Reward, task: "SequenceTask | Parts") -> None:
     """ValueError where a reward's discriminator, oracle or table is of another task."""
-    while isinstance(reward, ShuffledReward):
-        reward = reward.inner
+    for part in reward.components:
+        check_reward(part, task)
     if isinstance(reward, OracleLogLikelihood | OracleLogRatio):
         _check_fits("the reward's oracle is", reward.oracle.generator, task)
     elif isinstance(reward, TableReward):

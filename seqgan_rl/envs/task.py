@@ -33,6 +33,16 @@ class OnlineOptions:
     """Minibatches of a retraining."""
 
 
+def train_sequences(corpus: Corpus) -> Tensor:
+    """The training split, int64 (N, T)."""
+    return torch.tensor(corpus.train.tokens_NT)
+
+
+def drawn_sequences(oracle: Oracle, seed: int) -> Tensor:
+    """Draws of an oracle that stand for real sequences, int64 (N, T)."""
+    return oracle.sample(REAL_SEQUENCES, stream(seed, "real"))
+
+
 @dataclass(kw_only=True)
 class SequenceTask:
     """Words, horizon and end rule of a task, with the reward and rollout policy that it starts with.
@@ -113,14 +123,14 @@ class SequenceTask:
         """Real training sequences, int64 (N, T): the corpus's, or draws of the oracle from this seed. InputError if
         there is neither."""
         if self.corpus is not None:
-            return torch.tensor(self.corpus.train.tokens_NT)
+            return train_sequences(self.corpus)
         if self.oracle is None:
             raise InputError(
                 "the environment has neither a corpus nor an oracle to take real sequences from; "
                 "use SeqGAN/Oracle-v0 or SeqGAN/Corpus-v0, or give them to AdversarialCallback as `real`"
             )
         if seed not in self._draws:
-            self._draws[seed] = self.oracle.sample(REAL_SEQUENCES, stream(seed, "real"))
+            self._draws[seed] = drawn_sequences(self.oracle, seed)
         return self._draws[seed]
 
     @cached_property

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqgan_rl.evaluation.intervals import half_width
 from seqgan_rl.evaluation.scores import Evaluator, Scores, combined_error
 from seqgan_rl.models.generator import Generator
 
@@ -25,13 +26,14 @@ DEFAULT_TEMPERATURES: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in rang
 PIECES = 64
 """Straight pieces that the curve is drawn with between two measured temperatures."""
 
-Kind = Literal["nll_oracle at equal nll_test", "nll_test at equal nll_oracle"]
+Kind = Literal["nll_oracle at equal nll_test", "nll_test at equal nll_oracle", "bleu at equal self_bleu"]
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """How far a model is from a temperature curve, nats per token; below 0 is better than temperature."""
+    """How far a model is from a temperature curve: in nats per token, where below 0 is better than temperature, or in
+    BLEU, where above 0 is."""
 
     value: float | None = None
     """None where the curve has no such point: nothing is extrapolated."""
@@ -49,6 +51,13 @@ class Gap:
         whole = {part is None for part in (self.value, self.standard_error, self.kind, self.temperature)}
         if len(whole) > 1 or (self.value is None) != bool(self.reason):
             raise ValueError(f"a gap has a value with error, kind and temperature, or else a reason, got {self}")
+
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """Confidence interval over sequences (normal); None where there is no value. See also :func:`gap_over_runs`."""
+        if self.value is None or self.standard_error is None:
+            return None
+        half = half_width(self.standard_error, level)
+        return self.value - half, self.value + half
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,30 @@ class TemperatureCurve:
             )
         return self._gap(scores, "nll_test", "nll_oracle", *meeting)
 
+    def bleu_gap(self, scores: Scores, order: int = 4) -> Gap:
+        """BLEU minus that of the curve at equal Self-BLEU; above 0 is better than temperature.
+
+        Both are linear in the temperature between the measured ones. Where noise lets the curve meet the line more than
+        once, the meeting that favours the curve, with the most BLEU, counts; nothing is extrapolated.
+        """
+        check_comparable(self.points[0], scores)
+        quality, diversity = f"bleu_{order}", f"self_bleu_{order}"
+        curve = {name: self.drawn_metric(name) for name in (quality, diversity)}
+        if not np.isfinite([scores.value(quality), scores.value(diversity), *curve[quality], *curve[diversity]]).all():
+            return Gap(reason=f"there is no {quality} or {diversity}; score with a smoothing")
+        meeting = _read_off(curve[diversity], -curve[quality], scores.value(diversity))
+        if meeting is None:
+            return Gap(
+                reason=f"its {diversity} {scores.value(diversity):.3f} is outside the curve's "
+                f"{curve[diversity].min():.3f} to {curve[diversity].max():.3f}"
+            )
+        position, value, slope = meeting
+        return self._gap(scores, quality, diversity, position, -value, -slope)
+
+    def drawn_metric(self, metric: str) -> Array:
+        """Any score along the drawn curve, linear in the temperature between the measured ones."""
+        return np.interp(self.drawn[0], self.temperatures, [point.value(metric) for point in self.points])
+
     def _gap(self, scores: Scores, compared: str, equal: str, position: float, value: float, slope: float) -> Gap:
         """The gap at a place on the drawn curve, where it has ``value`` in the compared score."""
         temperatures = self.drawn[0]
@@ -128,10 +161,14 @@ class TemperatureCurve:
             for sign, metric in ((1.0, compared), (-slope, equal))
             for weight, point in ((1.0, scores), (w - 1.0, sharper), (-w, flatter))
         ]
+        kinds: dict[str, Kind] = {
+            "nll_oracle": "nll_oracle at equal nll_test",
+            "nll_test": "nll_test at equal nll_oracle",
+        }
         return Gap(
-            value=getattr(scores, compared) - value,
+            value=scores.value(compared) - value,
             standard_error=combined_error(terms),
-            kind="nll_oracle at equal nll_test" if compared == "nll_oracle" else "nll_test at equal nll_oracle",
+            kind=kinds.get(compared, "bleu at equal self_bleu"),
             temperature=temperature,
         )
 
@@ -156,9 +193,47 @@ def temperature_curve(
     return TemperatureCurve.measure(generator, Evaluator(test_BT, **options), temperatures)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunsGap:
+    """The mean gap of several training runs of one algorithm."""
+
+    value: float
+    standard_error: float
+    """√(variance between runs / runs + (mean standard error over sequences)²): the runs share held-out data and the
+    seed of their samples, so that sequence noise is taken as common to all. What of it is not common is counted twice,
+    which errs on the safe side."""
+    interval: tuple[float, float]
+    """With Student's t of runs - 1 degrees of freedom; of one run the normal one, over sequences alone."""
+    level: float
+    kind: Kind
+    runs: int
+
+
+def gap_over_runs(gaps: Sequence[Gap], level: float = 0.95) -> RunsGap:
+    """Mean of the gaps of runs that differ in their seed, with an interval over runs and sequences.
+
+    ValueError if one has no value, or they are of different kinds: report such runs one by one.
+    """
+    absent = [gap.reason for gap in gaps if gap.value is None]
+    kinds = {gap.kind for gap in gaps}
+    if not gaps or absent or len(kinds) > 1:
+        found = "; ".join(absent) or ", ".join(sorted(map(str, kinds))) or "no gap at all"
+        raise ValueError(f"gaps must all have a value of one kind, got {found}; report the runs one by one")
+    values, runs = np.array([gap.value for gap in gaps], dtype=float), len(gaps)
+    sequences = float(np.mean([gap.standard_error for gap in gaps]))
+    between = float(values.var(ddof=1)) / runs if runs > 1 else 0.0
+    error = math.hypot(math.sqrt(between), sequences)
+    half = half_width(error, level, runs - 1 if runs > 1 else math.inf)
+    mean, kind = float(values.mean()), gaps[0].kind
+    assert kind is not None
+    return RunsGap(
+        value=mean, standard_error=error, interval=(mean - half, mean + half), level=level, kind=kind, runs=runs
+    )
+
+
 def check_comparable(one: Scores, other: Scores) -> None:
     """Raise ValueError if the two were measured with different things."""
-    differences = one.signature.differences(other.signature)
+    differences = one.differences(other)
     if differences:
         raise ValueError(f"scores of different signatures cannot be compared ({'; '.join(differences)})")
 

@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from seqgan_rl.evaluation.curve import TemperatureCurve
 from seqgan_rl.evaluation.report import Row, RowLike
+from seqgan_rl.evaluation.scores import Scores
 
 if TYPE_CHECKING:  # importing matplotlib costs a second: only who draws pays
     from matplotlib.axes import Axes
@@ -33,11 +36,21 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """What :func:`learning_curves` draws: the label of a panel, and the metrics in it."""
 
+LABELS = {
+    "nll_oracle": "NLL_oracle, nats per token (quality, less is better)",
+    "nll_test": "NLL_test, nats per token (coverage, less is better)",
+    "entropy": "entropy, nats per token",
+    "distinct_tokens": "distinct tokens",
+    **{f"bleu_{n}": f"BLEU-{n} (quality, more is better)" for n in range(2, 6)},
+    **{f"self_bleu_{n}": f"Self-BLEU-{n} (diversity, less is better)" for n in range(2, 6)},
+}
+"""What axes call a score."""
+
 HORIZONTAL = {"round": "adversarial round", "tokens": "tokens", "step": "step"}
 """Keys that can be the horizontal axis, the preferred first."""
 
-CLOSE_UP = ("MLE", "MLE continued", "MLE at equal coverage", "SeqGAN")
-"""Rows that the close-up of :func:`quality_coverage` is cut around."""
+CLOSE_UP = ("MLE", "MLE continued", "MLE at equal coverage")
+"""Rows that the close-up of :func:`quality_coverage` is cut around, besides the agent's."""
 
 
 def learning_curves(records: Sequence[Mapping[str, Any]], path: str | Path) -> tuple[Path, Path]:
@@ -88,21 +101,24 @@ def learning_curves(records: Sequence[Mapping[str, Any]], path: str | Path) -> t
     return _write(figure, path)
 
 
-def quality_coverage(curve: TemperatureCurve, rows: Sequence[RowLike], path: str | Path) -> tuple[Path, Path]:
+def quality_coverage(
+    curve: TemperatureCurve, rows: Sequence[RowLike], path: str | Path, agent: str = "SeqGAN"
+) -> tuple[Path, Path]:
     """Draw models as points (NLL_test, NLL_oracle) and the MLE's temperature curve; lower and further left is better.
 
     Bars are two standard errors of NLL_oracle; NLL_test has none, for all models are scored on the same sequences. Left
-    all models, right a close-up of the MLE and SeqGAN. A row "uniform" is left out: it would squeeze everything else.
+    all models, right a close-up of the MLE and the agent. A row "uniform" is left out: it would squeeze all others.
 
     Args:
         curve: the MLE at several temperatures, scored with an oracle.
         rows: models as for :func:`~seqgan_rl.evaluation.report.score_table`.
         path: where to write; ``.png`` and ``.svg`` are put in the suffix's place.
+        agent: the name of the row that the close-up is about.
     """
     if any(point.nll_oracle is None for point in curve.points):
         raise ValueError("curve must have nll_oracle at every temperature; this figure needs an oracle")
     shown = [row for row in map(lambda row: Row(*row), rows) if row.name != "uniform" and _finite(row)]
-    near = [row for row in shown if row.name in CLOSE_UP]
+    near = [row for row in shown if row.name in (*CLOSE_UP, agent)]
     panels = ["all models", "close-up"] if near and len(shown) > 1 else ["all models"]
     figure = _figure(5.2 * len(panels), 4.8)
     for i, title in enumerate(panels):
@@ -133,6 +149,47 @@ def quality_coverage(curve: TemperatureCurve, rows: Sequence[RowLike], path: str
     for axes in figure.axes:
         _label_temperatures(axes, curve)
     return _write(figure, path)
+
+
+def sweep_curves(
+    curves: Mapping[str, TemperatureCurve], path: str | Path, *, quality: str = "nll_oracle", coverage: str = "nll_test"
+) -> tuple[Path, Path]:
+    """Draw quality, entropy and distinct tokens against coverage, a line a model through its temperatures.
+
+    Entropy and distinct tokens stand beside the pair because a collapse can hide from it. The marker of each line is
+    largest at the temperature closest to 1.
+
+    Args:
+        curves: models at several temperatures, by name.
+        path: where to write; ``.png`` and ``.svg`` are put in the suffix's place.
+        quality, coverage: names of scores, such as "bleu_4" and "self_bleu_4". Points where one is infinite are left
+            out; a ValueError if nothing is left.
+    """
+    finite = {
+        name: [(t, p) for t, p in zip(curve.temperatures, curve.points, strict=True) if _has(p, quality, coverage)]
+        for name, curve in curves.items()
+    }
+    if not any(finite.values()):
+        raise ValueError(f"curves must hold finite {quality} and {coverage}, got none in {list(curves) or 'no curve'}")
+    figure = _figure(13.0, 4.6)
+    for i, metric in enumerate((quality, "entropy", "distinct_tokens")):
+        axes = figure.add_subplot(1, 3, i + 1)
+        for c, (name, points) in enumerate(finite.items()):
+            if not points:
+                continue
+            colour, marker = COLOURS[c % len(COLOURS)], MARKERS[c % len(MARKERS)]
+            x, y = ([point.value(m) for _, point in points] for m in (coverage, metric))
+            dash = DASHES[c % len(DASHES)]
+            axes.plot(x, y, color=colour, marker=marker, linestyle=dash, markersize=3, linewidth=1, label=name)
+            middle = int(np.argmin([abs(math.log(temperature)) for temperature, _ in points]))
+            axes.plot(x[middle], y[middle], marker, color=colour, markersize=7)
+        _dress(axes, title=LABELS.get(metric, metric), xlabel=LABELS.get(coverage, coverage))
+    _legend(figure)
+    return _write(figure, path)
+
+
+def _has(scores: Scores, *metrics: str) -> bool:
+    return all(math.isfinite(scores.value(metric)) for metric in metrics)
 
 
 def _is_number(value: object) -> bool:

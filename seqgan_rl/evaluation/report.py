@@ -5,7 +5,7 @@ not measured is said to be unknown.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,11 +14,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from seqgan_rl.evaluation.curve import Gap, check_comparable
+from seqgan_rl.evaluation.curve import Gap, TemperatureCurve, check_comparable
+from seqgan_rl.evaluation.sample_scores import SampleScores
 from seqgan_rl.evaluation.scores import Scores, difference
 
 CONTROLS = ("MLE continued", "constant", "random", "shuffled")
-"""Rows that SeqGAN is compared with in :func:`verdict`: what training does without a discriminator's judgement."""
+"""Rows that the agent is compared with in :func:`verdict`: what training does without a discriminator's judgement."""
 
 REWARDLESS = ("constant", "random", "shuffled")
 """Controls whose reward knows nothing: where one of them beats the temperature curve, beating it is no evidence."""
@@ -83,32 +84,109 @@ def score_table(rows: Sequence[RowLike]) -> ScoreTable:
         "NLL_test": [_cost(row.scores, "nll_test") for row in checked],
         "entropy H": [_cost(row.scores, "entropy") for row in checked],
         "KL(G||O)": [_cost(row.scores, "kl_g_o") for row in checked],
+        "cond. JS": [_cost(row.scores, "conditional_js") for row in checked],
         "distinct tokens": [ABSENT if row.scores is None else f"{row.scores.distinct_tokens:,}" for row in checked],
         "unique": [ABSENT if row.scores is None else f"{row.scores.unique_share:.1%}" for row in checked],
         "gap": [_gap_cell(row.gap) for row in checked],
     }
     kept = {name: cells for name, cells in columns.items() if name == "model" or set(cells) - {ABSENT}}
-    return ScoreTable(tuple(kept), tuple(zip(*kept.values(), strict=True)), tuple(_notes(checked)))
+    notes = list(_notes(checked))
+    if "cond. JS" in kept:
+        notes.insert(1, "cond. JS: Jensen-Shannon of next-token distributions to the oracle's, prefixes half from each")
+    return ScoreTable(tuple(kept), tuple(zip(*kept.values(), strict=True)), tuple(notes))
 
 
-def verdict(rows: Sequence[RowLike]) -> str:
-    """One sentence on the row "SeqGAN": against "MLE", the best of the controls, and the MLE's temperature curve.
+def sample_table(rows: Sequence[tuple[str, SampleScores]]) -> ScoreTable:
+    """BLEU and its relatives, diversity and n-gram scores: a line a score, a column a model.
+
+    Raises ValueError if the scores have different signatures (smoothing, references, sizes...), or there are none.
+    """
+    if not rows:
+        raise ValueError("a table of sample scores needs at least one model")
+    names, scored = zip(*rows, strict=True)
+    for scores in scored[1:]:
+        differences = scored[0].signature.differences(scores.signature)
+        if differences:
+            raise ValueError(f"scores of different signatures cannot be compared ({'; '.join(differences)})")
+    metrics = dict.fromkeys(metric for scores in scored for metric in scores.values)
+    cells = [(metric, *(_sample_cell(scores, metric) for scores in scored)) for metric in metrics]
+    signature = scored[0].signature
+    notes = (
+        "± standard error over sequences, references or other samples as given; none where a score is no mean",
+        f"BLEU: nltk's sentence BLEU, uniform weights, smoothing {signature.smoothing}, EOS no word; references "
+        f"{signature.reference_split} {signature.reference_hash} ({signature.reference_size:,}), samples "
+        f"{signature.sample_size:,}, V {signature.vocab_size}, training data {signature.train_hash or 'not given'}",
+        "ngram_js and word_entropy are biased by the number of samples: compare them with the real sequences' column",
+    )
+    return ScoreTable(("score", *names), tuple(cells), notes)
+
+
+def sweep_table(curves: Mapping[str, TemperatureCurve]) -> ScoreTable:
+    """Quality and coverage of each model at each temperature, with entropy and distinct tokens beside every pair."""
+    points = [
+        (name, temperature, point)
+        for name, curve in curves.items()
+        for temperature, point in zip(curve.temperatures, curve.points, strict=True)
+    ]
+    for _, _, point in points[1:]:
+        check_comparable(points[0][2], point)
+    metrics = {"NLL_oracle": "nll_oracle", "NLL_test": "nll_test", "BLEU-4": "bleu_4", "Self-BLEU-4": "self_bleu_4"}
+    columns = {
+        "model": [name for name, _, _ in points],
+        "temperature": [f"{temperature:g}" for _, temperature, _ in points],
+        **{title: [_any_cell(point, metric) for _, _, point in points] for title, metric in metrics.items()},
+        "entropy H": [_cost(point, "entropy") for _, _, point in points],
+        "distinct tokens": [f"{point.distinct_tokens:,}" for _, _, point in points],
+    }
+    kept = {name: cells for name, cells in columns.items() if set(cells) - {ABSENT}}
+    rows = [Row(f"{name} {temperature}", point) for name, temperature, point in points]
+    return ScoreTable(tuple(kept), tuple(zip(*kept.values(), strict=True)), tuple(_notes(rows)))
+
+
+def gap_table(gaps: Mapping[str, Mapping[str, Gap]], baseline: str, level: float = 0.95) -> ScoreTable:
+    """Gaps of models to the temperature curve of ``baseline``, each kind with its interval: gaps[model][score]."""
+    cells, notes = [], []
+    for name, by_score in gaps.items():
+        for score, gap in by_score.items():
+            if gap.value is None:
+                notes.append(f"{name} has no gap in {score}: {gap.reason}")
+                continue
+            low, high = gap.interval(level) or (math.nan, math.nan)
+            cells.append(
+                (name, str(gap.kind), f"{gap.value:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{gap.temperature:.2f}")
+            )
+    header = ("model", "gap", "value", f"{level:.0%} interval", f"temperature of {baseline}")
+    notes.append(
+        f"model minus the temperature curve of {baseline}; in NLL below 0 is better, in BLEU above 0; intervals are "
+        "over sequences, not over training runs"
+    )
+    return ScoreTable(header, tuple(cells), tuple(notes))
+
+
+def verdict(rows: Sequence[RowLike], agent: str = "SeqGAN", *, stopped: str = "") -> str:
+    """One sentence on the row of the agent: against "MLE", the best of the controls, and the MLE's temperature curve.
 
     Without an oracle: what happened to NLL_test, entropy and distinct tokens, none of which measures quality.
+
+    Args:
+        rows: models as for :func:`score_table`.
+        agent: the name of the row that is judged.
+        stopped: when and why its training was stopped before its end, said first.
     """
     table = {row.name: row for row in _checked(rows)}
-    seqgan = table["SeqGAN"].scores if "SeqGAN" in table else None
+    scores = table[agent].scores if agent in table else None
     mle = table["MLE"].scores if "MLE" in table else None
-    if seqgan is None:
-        return "There is no verdict, because SeqGAN was not scored."
-    quality = "nll_test" if seqgan.nll_oracle is None else "nll_oracle"
-    clauses = [_change(seqgan, mle, quality), _against_controls(seqgan, table, quality)]
+    before = f"{agent} was stopped early, {stopped}. " if stopped else ""
+    if scores is None:
+        return f"{before}There is no verdict, because {agent} was not scored."
+    quality = "nll_test" if scores.nll_oracle is None else "nll_oracle"
+    clauses = [_change(agent, scores, mle, quality), _against_controls(scores, table, quality)]
     if quality == "nll_oracle":
-        clauses.append(_against_temperature(seqgan, table))
+        clauses.append(_against_temperature(table[agent], table))
     else:
         clauses.append("without an oracle none of these numbers measures the quality of the samples")
-    clauses.append(_collapse(seqgan, mle))
-    return "; ".join(filter(None, clauses)) + "."
+    clauses.append(_collapse(scores, mle))
+    return before + "; ".join(filter(None, clauses)) + "."
 
 
 def _checked(rows: Sequence[RowLike]) -> list[Row]:
@@ -149,7 +227,17 @@ def _notes(rows: Sequence[Row]) -> Iterable[str]:
 
 def _cost(scores: Scores | None, metric: str) -> str:
     value = None if scores is None else getattr(scores, metric)
-    return ABSENT if scores is None or value is None else _plus_minus(f"{value:.3f}", scores.standard_errors[metric])
+    return ABSENT if scores is None or value is None else _plus_minus(_size(value), scores.error(metric))
+
+
+def _any_cell(scores: Scores, metric: str) -> str:
+    value = scores.value(metric)
+    return ABSENT if math.isnan(value) else _plus_minus(f"{value:.3f}", scores.error(metric))
+
+
+def _sample_cell(scores: SampleScores, metric: str) -> str:
+    value = scores.values.get(metric, math.nan)
+    return ABSENT if math.isnan(value) else _plus_minus(f"{value:.3f}", scores.standard_errors.get(metric))
 
 
 def _gap_cell(gap: Gap | None) -> str:
@@ -160,59 +248,68 @@ def _gap_cell(gap: Gap | None) -> str:
 
 
 def _plus_minus(value: str, error: float | None) -> str:
-    return value if error is None or not math.isfinite(error) else f"{value} ±{error:.3f}".replace("±0.", "±.")
+    return value if error is None or not math.isfinite(error) else f"{value} ±{_size(error)}".replace("±0.", "±.")
 
 
-def _change(seqgan: Scores, mle: Scores | None, quality: str) -> str:
-    """What SeqGAN did to the scores of its start."""
+def _size(value: float) -> str:
+    """A magnitude, in a few characters however large it is."""
+    return f"{abs(value):.3f}" if abs(value) < 1e6 else f"{abs(value):.3g}"
+
+
+def _signed(value: float) -> str:
+    return f"{'-' if value < 0 else '+'}{_size(value)}"
+
+
+def _change(agent: str, scores: Scores, mle: Scores | None, quality: str) -> str:
+    """What the agent did to the scores of its start."""
     metrics = dict.fromkeys((quality, "nll_test"))
     if mle is None:
-        costs = " and ".join(f"{NAMES[metric]} {_cost(seqgan, metric)}" for metric in metrics)
-        return f"SeqGAN scored {costs}, but its MLE start was not scored"
-    moves = [_move(seqgan, mle, metric) for metric in metrics]
-    text = f"SeqGAN {' and '.join(moves)} from its MLE start"
+        costs = " and ".join(f"{NAMES[metric]} {_cost(scores, metric)}" for metric in metrics)
+        return f"{agent} scored {costs}, but its MLE start was not scored"
+    moves = [_move(scores, mle, metric) for metric in metrics]
+    text = f"{agent} {' and '.join(moves)} from its MLE start"
     if quality == "nll_test":
         text += (
-            f", with entropy {mle.entropy:.2f} -> {seqgan.entropy:.2f} "
-            f"and distinct tokens {mle.distinct_tokens:,} -> {seqgan.distinct_tokens:,}"
+            f", with entropy {mle.entropy:.2f} -> {scores.entropy:.2f} "
+            f"and distinct tokens {mle.distinct_tokens:,} -> {scores.distinct_tokens:,}"
         )
     return text
 
 
-def _move(seqgan: Scores, mle: Scores, metric: str) -> str:
-    value, error = difference(seqgan, mle, metric)
+def _move(scores: Scores, mle: Scores, metric: str) -> str:
+    value, error = difference(scores, mle, metric)
     if not math.isfinite(value):
-        return f"took {NAMES[metric]} from {getattr(mle, metric):.3f} to {getattr(seqgan, metric):.3f}"
+        return f"took {NAMES[metric]} from {getattr(mle, metric):.3f} to {getattr(scores, metric):.3f}"
     if abs(value) <= SIGNIFICANT * error:
-        return f"left {NAMES[metric]} as it was ({_plus_minus(f'{value:+.3f}', error)})"
-    return f"{'lowered' if value < 0 else 'raised'} {NAMES[metric]} by {_plus_minus(f'{abs(value):.3f}', error)}"
+        return f"left {NAMES[metric]} as it was ({_plus_minus(_signed(value), error)})"
+    return f"{'lowered' if value < 0 else 'raised'} {NAMES[metric]} by {_plus_minus(_size(value), error)}"
 
 
-def _against_controls(seqgan: Scores, table: dict[str, Row], quality: str) -> str:
-    """SeqGAN beside the control that is best in ``quality``."""
+def _against_controls(scores: Scores, table: dict[str, Row], quality: str) -> str:
+    """The agent beside the control that is best in ``quality``."""
     controls = {name: table[name].scores for name in CONTROLS if name in table}
     scored = {name: scores for name, scores in controls.items() if scores and math.isfinite(getattr(scores, quality))}
     if not scored:
         return "no control was scored, so this need not be the discriminator's doing"
     name = min(scored, key=lambda name: float(getattr(scored[name], quality)))
-    sides = [_beside(scored[name], seqgan, metric) for metric in dict.fromkeys((quality, "nll_test"))]
+    sides = [_beside(scored[name], scores, metric) for metric in dict.fromkeys((quality, "nll_test"))]
     missing = [name for name in CONTROLS if name not in scored]
     lacking = f" ({', '.join(missing)} not scored)" if missing else ""
     return f"beside it, the best control in {NAMES[quality]}, {name}{lacking}, is {' and '.join(sides)}"
 
 
-def _beside(control: Scores, seqgan: Scores, metric: str) -> str:
-    value, error = difference(control, seqgan, metric)
+def _beside(control: Scores, scores: Scores, metric: str) -> str:
+    value, error = difference(control, scores, metric)
     if not math.isfinite(value):
-        return f"at {getattr(control, metric):.3f} in {NAMES[metric]} against {getattr(seqgan, metric):.3f}"
+        return f"at {getattr(control, metric):.3f} in {NAMES[metric]} against {getattr(scores, metric):.3f}"
     if abs(value) <= SIGNIFICANT * error:
-        return f"level in {NAMES[metric]} ({_plus_minus(f'{value:+.3f}', error)})"
-    return f"{_plus_minus(f'{abs(value):.3f}', error)} {'worse' if value > 0 else 'better'} in {NAMES[metric]}"
+        return f"level in {NAMES[metric]} ({_plus_minus(_signed(value), error)})"
+    return f"{_plus_minus(_size(value), error)} {'worse' if value > 0 else 'better'} in {NAMES[metric]}"
 
 
-def _against_temperature(seqgan: Scores, table: dict[str, Row]) -> str:
-    """SeqGAN's gap to the MLE's temperature curve, or what is known without it."""
-    gap = table["SeqGAN"].gap
+def _against_temperature(row: Row, table: dict[str, Row]) -> str:
+    """The gap of the agent's row to the MLE's temperature curve, or what is known without it."""
+    gap = row.gap
     if gap is not None and gap.value is not None and gap.kind is not None:
         compared, equal = (NAMES[word] for word in gap.kind.split(" at equal "))
         size = f"{_plus_minus(f'{abs(gap.value):.3f}', gap.standard_error)} in {compared} at equal {equal}"
@@ -228,8 +325,8 @@ def _against_temperature(seqgan: Scores, table: dict[str, Row]) -> str:
             return sentence
         return f"it lies above the MLE temperature curve by {size}: worse than temperature"
     tempered = table["MLE at equal coverage"].scores if "MLE at equal coverage" in table else None
-    if tempered is not None:
-        sides = [_beside(tempered, seqgan, metric) for metric in NAMES]
+    if tempered is not None and row.scores is not None:
+        sides = [_beside(tempered, row.scores, metric) for metric in NAMES]
         return f"beside it, MLE at temperature {tempered.signature.sampling.temperature:.3g} is {' and '.join(sides)}"
     reason = "no curve was measured" if gap is None else gap.reason
     return f"whether it is better than temperature is unknown ({reason})"
@@ -240,12 +337,12 @@ def _is_below(gap: Gap | None) -> bool:
     return gap is not None and gap.value is not None and gap.value < -SIGNIFICANT * (gap.standard_error or 0.0)
 
 
-def _collapse(seqgan: Scores, mle: Scores | None) -> str:
+def _collapse(scores: Scores, mle: Scores | None) -> str:
     if mle is None:
         return ""
     falls = []
-    if seqgan.entropy < COLLAPSED * mle.entropy:
-        falls.append(f"its entropy fell from {mle.entropy:.2f} to {seqgan.entropy:.2f}")
-    if seqgan.distinct_tokens < COLLAPSED * mle.distinct_tokens:
-        falls.append(f"its distinct tokens fell from {mle.distinct_tokens:,} to {seqgan.distinct_tokens:,}")
+    if scores.entropy < COLLAPSED * mle.entropy:
+        falls.append(f"its entropy fell from {mle.entropy:.2f} to {scores.entropy:.2f}")
+    if scores.distinct_tokens < COLLAPSED * mle.distinct_tokens:
+        falls.append(f"its distinct tokens fell from {mle.distinct_tokens:,} to {scores.distinct_tokens:,}")
     return f"beware of a collapse: {' and '.join(falls)}, below half of the MLE's" if falls else ""

@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,12 @@ from torch import Tensor
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.modules import evaluation_mode
 from seqgan_rl.core.streams import stream
+from seqgan_rl.evaluation.bleu import Smoothing
+from seqgan_rl.evaluation.divergence import conditional_js
+from seqgan_rl.evaluation.intervals import ratio, standard_error
+from seqgan_rl.evaluation.plain import from_plain, to_plain
+from seqgan_rl.evaluation.sample_scores import SampleScorer, SampleScores
+from seqgan_rl.evaluation.signature import Comparable
 from seqgan_rl.models.decoding import State
 from seqgan_rl.models.generator import Generator
 from seqgan_rl.models.likelihood import sequence_nll
@@ -39,9 +45,16 @@ OVER_TEST = ("nll_test",)
 """Which sequences a cost is averaged over; costs over the same sequences are paired."""
 
 
+def is_over_test(metric: str) -> bool:
+    """Whether a score is a mean over held-out sequences, not over samples."""
+    return metric in OVER_TEST or metric.startswith("backward_bleu_")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Signature:
+class Signature(Comparable):
     """What a score was measured with. Scores are compared only where this agrees."""
+
+    may_differ: ClassVar[tuple[str, ...]] = ("sampling",)
 
     oracle_hash: str | None
     """Which oracle scored the samples; None without one."""
@@ -63,16 +76,6 @@ class Signature:
     """Seed of the samples; the same seed pairs the samples of two generators."""
     sampling: SamplingOptions
     """How the generator was sampled. The one thing that comparable scores may differ in."""
-
-    def differences(self, other: "Signature") -> list[str]:
-        """What makes the two incomparable, as "name: this != other"; empty if they can be compared."""
-        names = [f.name for f in fields(self) if f.name != "sampling"]
-        pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
-        return [f"{name}: {mine} != {theirs}" for name, mine, theirs in pairs if mine != theirs]
-
-    def comparable_with(self, other: "Signature") -> bool:
-        """Whether all but the sampling options is equal."""
-        return not self.differences(other)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,10 @@ class Scores:
     """Tokens a sample, EOS counted."""
     standard_errors: Mapping[str, float]
     """Of the five costs above, over sequences; the spread between training runs is not in them."""
+    conditional_js: float | None = None
+    """Jensen-Shannon divergence to the oracle at each prefix, nats per token; None where it was not asked for."""
+    samples: SampleScores | None = None
+    """BLEU, diversity and n-gram scores of the samples; None where they were not asked for."""
     influence: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
     """Of nll_oracle and entropy (per sample) and nll_test (per held-out sequence): what each sequence adds to the
     estimation error, (B,). For paired errors; not stored in files."""
@@ -107,15 +114,38 @@ class Scores:
     def metrics(self) -> dict[str, float]:
         """All numbers that are present, by name."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, int | float)}
+        own = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        return own if self.samples is None else {**self.samples.values, **own}
+
+    def value(self, metric: str) -> float:
+        """A number by its name, such as "nll_test" or "bleu_4"; NaN where it was not measured."""
+        return float(self.metrics().get(metric, math.nan))
+
+    def error(self, metric: str) -> float:
+        """Its standard error over sequences; NaN where it has none."""
+        more = {} if self.samples is None else self.samples.standard_errors
+        return float({**more, **self.standard_errors}.get(metric, math.nan))
+
+    def influence_of(self, metric: str) -> NDArray[np.float64] | None:
+        """What each sequence adds to its estimation error; None where that was not kept."""
+        more = {} if self.samples is None else self.samples.influence
+        return {**more, **self.influence}.get(metric)
+
+    def differences(self, other: "Scores") -> list[str]:
+        """What makes the two incomparable; empty if they can be compared."""
+        found = self.signature.differences(other.signature)
+        if self.samples is not None and other.samples is not None:
+            found += self.samples.signature.differences(other.samples.signature)
+        return found
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain values, which :meth:`from_json` reads back (less ``influence``)."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "influence"}
+        """A dict of plain values, which :meth:`from_json` reads back (less ``influence``); what is not finite is "inf"
+        or "nan"."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("influence", "samples")}
         return {
-            **values,
+            **to_plain({**values, "signature": None}),
             "signature": asdict(self.signature),
-            "standard_errors": dict(self.standard_errors),
+            "samples": None if self.samples is None else self.samples.to_json(),
         }
 
     @classmethod
@@ -123,7 +153,10 @@ class Scores:
         """The scores of a :meth:`to_json` dict."""
         sampling = dict(value["signature"]["sampling"])
         options = SamplingOptions(**{**sampling, "forbidden": tuple(sampling["forbidden"])})
-        return cls(**{**value, "signature": Signature(**{**value["signature"], "sampling": options})})
+        signature, samples = Signature(**{**value["signature"], "sampling": options}), value.get("samples")
+        read = None if samples is None else SampleScores.from_json(samples)
+        numbers = {name: from_plain(part) for name, part in value.items() if name not in ("signature", "samples")}
+        return cls(**numbers, signature=signature, samples=read)
 
 
 class Evaluator:
@@ -141,6 +174,14 @@ class Evaluator:
         forbidden: ids that are not sampled, such as UNK. Held-out data is scored with all ids possible.
         unk_id: UNK among the words, to report its share.
         corpus_hash: names the corpus in the signature.
+        smoothing: score the samples by BLEU, diversity and n-grams too (:class:`SampleScorer`), every BLEU with this
+            smoothing; None leaves them out.
+        pitch_of_word: for music, as for :class:`SampleScorer`; read where there is a smoothing.
+        js_sequences: sequences of each half of the conditional Jensen-Shannon divergence; 0 leaves it out, as does
+            the lack of an oracle.
+
+    Raises:
+        ValueError: for sizes that cannot be. InputError (one too) for training data given as held-out data.
     """
 
     def __init__(
@@ -154,11 +195,19 @@ class Evaluator:
         forbidden: tuple[int, ...] = (),
         unk_id: int | None = None,
         corpus_hash: str = "",
+        smoothing: Smoothing | None = None,
+        pitch_of_word: NDArray[np.int64] | None = None,
+        js_sequences: int = 0,
     ) -> None:
         if test_BT.ndim != 2 or len(test_BT) < 2:
             raise ValueError(f"test_BT must hold at least 2 sequences, shape (B, T), got shape {tuple(test_BT.shape)}")
         if n_samples < 2:
             raise ValueError(f"n_samples must be at least 2, got {n_samples}")
+        if js_sequences < 0 or js_sequences == 1:
+            raise ValueError(f"js_sequences must be 0, for none, or at least 2, got {js_sequences}")
+        self.smoothing, self.js_sequences, self.train_BT = smoothing, js_sequences, train_BT
+        self.pitch_of_word = pitch_of_word
+        self._scorers: dict[int, SampleScorer] = {}
         self.test_BT, self.oracle, self.n_samples, self.seed = test_BT, oracle, n_samples, seed
         self.forbidden, self.unk_id, self.corpus_hash = forbidden, unk_id, corpus_hash
         test_rows = _rows(test_BT)
@@ -192,16 +241,19 @@ class Evaluator:
         lengths_B = _numpy((samples_BT != generator.pad_id).sum(dim=1))
         test_lengths_B = _numpy((self.test_BT != generator.pad_id).sum(dim=1))
 
+        js, js_error = self._conditional_js(generator, samples_BT, sampling)
         costs = {
-            "entropy": _ratio(own_nats_B, lengths_B),
-            "nll_test": _ratio(test_nats_B, test_lengths_B),
+            "entropy": ratio(own_nats_B, lengths_B),
+            "nll_test": ratio(test_nats_B, test_lengths_B),
         }
         if self.oracle is not None and self._test_oracle_nats_B is not None:
             oracle_nats_B = _oracle_nats(self.oracle, samples_BT)
-            costs["nll_oracle"] = _ratio(oracle_nats_B, lengths_B)
-            costs["kl_g_o"] = _ratio(oracle_nats_B - own_nats_B, lengths_B)
-            costs["kl_o_g"] = _ratio(test_nats_B - self._test_oracle_nats_B, test_lengths_B)
-        rows = _rows(samples_BT)
+            costs["nll_oracle"] = ratio(oracle_nats_B, lengths_B)
+            costs["kl_g_o"] = ratio(oracle_nats_B - own_nats_B, lengths_B)
+            costs["kl_o_g"] = ratio(test_nats_B - self._test_oracle_nats_B, test_lengths_B)
+        rows, means = _rows(samples_BT), {"mean_length": lengths_B}
+        if self._train_rows is not None:
+            means["copied_share"] = np.array([row in self._train_rows for row in rows], dtype=np.float64)
         words = set(np.unique(_numpy(samples_BT)).tolist()) - {generator.eos_id, generator.pad_id}
         value = {name: cost for name, (cost, _) in costs.items()}
         return Scores(
@@ -213,9 +265,15 @@ class Evaluator:
             kl_o_g=value.get("kl_o_g"),
             distinct_tokens=len(words),
             unique_share=len(set(rows)) / len(rows),
-            copied_share=None if self._train_rows is None else sum(r in self._train_rows for r in rows) / len(rows),
+            copied_share=float(means["copied_share"].mean()) if "copied_share" in means else None,
             mean_length=float(lengths_B.mean()),
-            standard_errors={name: _error(influence_B) for name, (_, influence_B) in costs.items()},
+            conditional_js=js,
+            samples=None if self.smoothing is None else self.scorer(generator).scores(_numpy(samples_BT)),
+            standard_errors={
+                **{name: standard_error(influence_B) for name, (_, influence_B) in costs.items()},
+                **{name: standard_error(x_B) for name, x_B in means.items()},
+                **js_error,
+            },
             influence={name: costs[name][1] for name in (*OVER_SAMPLES, *OVER_TEST) if name in costs},
         )
 
@@ -228,6 +286,30 @@ class Evaluator:
     def uniform_scores(self, num_actions: int, *, has_eos: bool = False) -> Scores:
         """A generator that knows nothing: every action equally likely. ``nll_test`` is ln(num_actions)."""
         return self.scores(_Uniform(num_actions, self.test_BT.shape[1], has_eos))
+
+    def scorer(self, generator: Generator) -> SampleScorer:
+        """What scores samples of this generator's words; made once."""
+        vocab_size = generator.num_actions - (generator.eos_id is not None)
+        if vocab_size not in self._scorers:
+            train_NT = None if self.train_BT is None else _numpy(self.train_BT)
+            self._scorers[vocab_size] = SampleScorer(
+                _numpy(self.test_BT),
+                vocab_size,
+                train=train_NT,
+                smoothing=self.smoothing or "method1",
+                pitch_of_word=self.pitch_of_word,
+            )
+        return self._scorers[vocab_size]
+
+    def _conditional_js(
+        self, generator: Generator, samples_BT: Tensor, sampling: SamplingOptions
+    ) -> tuple[float | None, dict[str, float]]:
+        """The divergence and its standard error by name, where it is asked for and there is an oracle."""
+        if self.oracle is None or self.js_sequences == 0 or not generator.is_policy:
+            return None, {}
+        halves = samples_BT[: self.js_sequences], self.test_BT[: self.js_sequences]
+        value, error = conditional_js(generator, self.oracle, *halves, sampling)
+        return value, {"conditional_js": error}
 
     def _check(self, generator: Generator) -> None:
         T, oracle = self.test_BT.shape[1], self.oracle
@@ -307,40 +389,31 @@ def uniform_scores(test_BT: Tensor, num_actions: int, *, has_eos: bool = False, 
 def combined_error(terms: Sequence[tuple[float, Scores, str]]) -> float:
     """Standard error of Σ weight · scores.metric over terms (weight, scores, metric) of comparable scores.
 
-    The metrics are nll_oracle, entropy and nll_test. Scores of the same seed and held-out data are paired sequence by
-    sequence; samples and held-out data are independent. Scores that were read from a file have lost the pairing: then
-    the sum of weight times standard error, signs dropped, is used: a bound that holds whatever the correlation.
+    Scores of the same seed and held-out data are paired sequence by sequence where their influence values are known (of
+    nll_oracle, entropy, nll_test and BLEUs); samples and held-out data are independent. Others, and scores that were
+    read from a file, have lost the pairing: then the sum of weight times standard error, signs dropped, is used: a
+    bound that holds whatever the correlation.
     """
-    total = 0.0
-    for metrics in (OVER_SAMPLES, OVER_TEST):
-        group = [term for term in terms if term[2] in metrics]
+    variance = 0.0
+    for over_test in (False, True):
+        group = [term for term in terms if is_over_test(term[2]) == over_test]
         if not group:
             continue
-        if all(metric in scores.influence for _, scores, metric in group):
-            error = _error(np.sum([weight * scores.influence[metric] for weight, scores, metric in group], axis=0))
+        influence = [scores.influence_of(metric) for _, scores, metric in group]
+        parts = [weight * part for (weight, _, _), part in zip(group, influence, strict=True) if part is not None]
+        if len(parts) == len(group):
+            error = standard_error(np.sum(parts, axis=0))
         else:
-            error = sum(abs(weight) * scores.standard_errors[metric] for weight, scores, metric in group)
-        total += error**2
-    return math.sqrt(total)
+            error = sum(abs(weight) * scores.error(metric) for weight, scores, metric in group)
+        variance += error**2
+    return math.sqrt(variance)
 
 
 def difference(one: Scores, other: Scores, metric: str) -> tuple[float, float]:
-    """``one`` minus ``other`` in nll_oracle, entropy or nll_test, and its (paired) standard error."""
-    value = float(getattr(one, metric) - getattr(other, metric))
+    """``one`` minus ``other`` in a score, and its standard error: paired for nll_oracle, entropy, nll_test and BLEUs,
+    for all others a bound."""
+    value = one.value(metric) - other.value(metric)
     return value, combined_error([(1.0, one, metric), (-1.0, other, metric)])
-
-
-def _ratio(nats_B: NDArray[Any], tokens_B: NDArray[Any]) -> tuple[float, NDArray[np.float64]]:
-    """Σ nats / Σ tokens, and each sequence's influence on it: delta method of a ratio, mean 0."""
-    ratio = float(nats_B.sum() / tokens_B.sum())
-    if not math.isfinite(ratio):
-        return ratio, np.full(len(nats_B), math.nan)
-    return ratio, (nats_B - ratio * tokens_B) / tokens_B.mean()
-
-
-def _error(influence_B: NDArray[np.float64]) -> float:
-    """Standard error of the estimate whose influence values these are; NaN if there is none."""
-    return float(influence_B.std(ddof=1) / math.sqrt(len(influence_B)))
 
 
 def _oracle_nats(oracle: Oracle, tokens_BT: Tensor) -> NDArray[np.float64]:

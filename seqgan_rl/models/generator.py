@@ -9,7 +9,7 @@ Letters: B sequences, T tokens each, R rows in flight, A actions (V, or V + 1 wi
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ class Generator(nn.Module, ABC):
     Subclasses implement :meth:`initial_state` and :meth:`step`, and take ``(num_actions, sequence_length, has_eos,
     **options)``; everything else follows, and may be overridden where a faster exact way exists.
     """
+
+    is_policy: ClassVar[bool] = True
+    """Whether there are next-token distributions. A model without samples and scores whole sequences only."""
 
     def __init__(self, num_actions: int, sequence_length: int, has_eos: bool, **options: Any) -> None:
         super().__init__()
@@ -176,12 +179,74 @@ class Generator(nn.Module, ABC):
         return logp_BTA.gather(2, targets_BT[:, :, None]).squeeze(2)
 
 
+class LinearOutputGenerator(Generator):
+    """A generator whose logits are ``features @ output_weight + output_bias``: the features of all positions are formed
+    at once, and the output layer is never applied to more of them than needed.
+
+    Subclasses implement :meth:`features` besides the contract of :class:`Generator`.
+    """
+
+    output_weight: Tensor
+    """(H, A)."""
+    output_bias: Tensor
+    """(A,)."""
+    start_token: int | None
+    """The word that is read before the first token; None: an embedding row of its own, the last."""
+
+    @abstractmethod
+    def features(self, tokens_BT: Tensor) -> Tensor:
+        """What each token is predicted from, (B, T, H): column t has read the tokens before t. Differentiable."""
+
+    def logits(self, tokens_BT: Tensor) -> Tensor:
+        """See :meth:`Generator.logits`."""
+        return self.features(tokens_BT) @ self.output_weight + self.output_bias
+
+    def weighted_nll(
+        self, tokens_BT: Tensor, weights_BT: Tensor, forbidden: tuple[int, ...] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`Generator.weighted_nll`; gradients of the output layer are formed on the way."""
+        is_token_BT = tokens_BT != self.pad_id
+        nll, logp_R = linear_weighted_nll(
+            self.features(tokens_BT).flatten(0, 1),
+            self.output_weight,
+            self._output_bias(forbidden),
+            tokens_BT.masked_fill(~is_token_BT, 0).flatten(),
+            (weights_BT * is_token_BT).flatten(),
+        )
+        return nll, torch.where(is_token_BT, logp_R.view(tokens_BT.shape), 0.0)
+
+    def next_logits(self, prefixes_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Generator.next_logits`; the output layer is applied once a row."""
+        rows_B = torch.arange(len(prefixes_BT), device=prefixes_BT.device)
+        hidden_BH = self.features(prefixes_BT[:, : int(lengths_B.max()) + 1])[rows_B, lengths_B]
+        return torch.addmm(self.output_bias, hidden_BH, self.output_weight), hidden_BH
+
+    def _token_log_prob(self, tokens_BT: Tensor, targets_BT: Tensor, options: SamplingOptions) -> Tensor:
+        if options.filters:
+            return super()._token_log_prob(tokens_BT, targets_BT, options)
+        hidden_RH = self.features(tokens_BT).flatten(0, 1) / options.temperature
+        bias_A = self._output_bias(options.forbidden) / options.temperature
+        logp_R = linear_log_prob(hidden_RH, self.output_weight, bias_A, targets_BT.flatten())
+        return logp_R.view(tokens_BT.shape)
+
+    def _output_bias(self, forbidden: tuple[int, ...]) -> Tensor:
+        """The output bias, -inf at every forbidden token."""
+        if not forbidden:
+            return self.output_bias
+        check_forbidden(forbidden, self.num_actions)
+        return self.output_bias.index_fill(0, torch.tensor(forbidden, device=self.output_bias.device), -math.inf)
+
+    def _rows(self, tokens: Tensor) -> Tensor:
+        """Embedding rows of tokens; PAD is the start symbol."""
+        return tokens if self.start_token is None else tokens.masked_fill(tokens == self.pad_id, self.start_token)
+
+
 generators: Registry[Callable[..., Generator]] = Registry("generator")
 """Generators by name: ``factory(num_actions, sequence_length, has_eos, **options)``."""
 
 
 @generators.register("lstm")
-class LSTMGenerator(Generator):
+class LSTMGenerator(LinearOutputGenerator):
     """One-layer LSTM language model, the paper's generator.
 
     Gates are in the order input, forget, output, candidate; one bias per gate; every weight is drawn from
@@ -256,49 +321,6 @@ class LSTMGenerator(Generator):
             state = self._cell(inputs_BTG[:, t], state)
             columns.append(state[0])
         return torch.stack(columns, dim=1)
-
-    def logits(self, tokens_BT: Tensor) -> Tensor:
-        """See :meth:`Generator.logits`."""
-        return self.features(tokens_BT) @ self.output_weight + self.output_bias
-
-    def weighted_nll(
-        self, tokens_BT: Tensor, weights_BT: Tensor, forbidden: tuple[int, ...] = ()
-    ) -> tuple[Tensor, Tensor]:
-        """See :meth:`Generator.weighted_nll`; gradients of the output layer are formed on the way."""
-        is_token_BT = tokens_BT != self.pad_id
-        nll, logp_R = linear_weighted_nll(
-            self.features(tokens_BT).flatten(0, 1),
-            self.output_weight,
-            self._output_bias(forbidden),
-            tokens_BT.masked_fill(~is_token_BT, 0).flatten(),
-            (weights_BT * is_token_BT).flatten(),
-        )
-        return nll, torch.where(is_token_BT, logp_R.view(tokens_BT.shape), 0.0)
-
-    def next_logits(self, prefixes_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Generator.next_logits`; the output layer is applied once a row."""
-        rows_B = torch.arange(len(prefixes_BT), device=prefixes_BT.device)
-        hidden_BH = self.features(prefixes_BT[:, : int(lengths_B.max()) + 1])[rows_B, lengths_B]
-        return torch.addmm(self.output_bias, hidden_BH, self.output_weight), hidden_BH
-
-    def _token_log_prob(self, tokens_BT: Tensor, targets_BT: Tensor, options: SamplingOptions) -> Tensor:
-        if options.filters:
-            return super()._token_log_prob(tokens_BT, targets_BT, options)
-        hidden_RH = self.features(tokens_BT).flatten(0, 1) / options.temperature
-        bias_A = self._output_bias(options.forbidden) / options.temperature
-        logp_R = linear_log_prob(hidden_RH, self.output_weight, bias_A, targets_BT.flatten())
-        return logp_R.view(tokens_BT.shape)
-
-    def _output_bias(self, forbidden: tuple[int, ...]) -> Tensor:
-        """The output bias, -inf at every forbidden token."""
-        if not forbidden:
-            return self.output_bias
-        check_forbidden(forbidden, self.num_actions)
-        return self.output_bias.index_fill(0, torch.tensor(forbidden, device=self.output_bias.device), -math.inf)
-
-    def _rows(self, tokens: Tensor) -> Tensor:
-        """Embedding rows of tokens; PAD is the start symbol."""
-        return tokens if self.start_token is None else tokens.masked_fill(tokens == self.pad_id, self.start_token)
 
     def _cell(self, inputs_BG: Tensor, state: State) -> State:
         """One LSTM step from ``inputs_BG`` = embedding @ input_weight; G = 4H."""

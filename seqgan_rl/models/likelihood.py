@@ -70,6 +70,8 @@ def likelihood_loss(generator: Generator, tokens_BT: Tensor) -> Tensor:
 class LikelihoodTrainer:
     """Fits a generator epoch by epoch; can be saved and continued between any two epochs.
 
+    Other objectives than the likelihood are subclasses that override :meth:`loss` and :meth:`figures`.
+
     Args:
         generator: trained in place.
         train_BT, valid_BT: token ids, int64, (N, T), PAD-padded. Validation selects the weights that are kept.
@@ -91,6 +93,8 @@ class LikelihoodTrainer:
         self.train_BT, self.valid_BT = train_BT, valid_BT
         self.optimizer = adam(generator.parameters(), lr=config.learning_rate)
         self.epoch, self.done = 0, False
+        self.minibatches = 0
+        """Updates so far: what schedules go by."""
         # a trained generator that gets no better keeps the weights it came with
         self.best_nll = nll_per_token(generator, valid_BT) if config.patience else float("inf")
         self._waited, self._decays_left = 0, config.decays
@@ -114,6 +118,7 @@ class LikelihoodTrainer:
                 count = int((tokens_BT != self.generator.pad_id).sum())
                 nats += self.update(tokens_BT) * count
                 tokens += count
+                self.minibatches += 1
         self.generator.eval()
         self.epoch += 1
         valid_nll = nll_per_token(self.generator, self.valid_BT)
@@ -123,11 +128,20 @@ class LikelihoodTrainer:
             "train_nll": nats / tokens,
             "valid_nll": valid_nll,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
+            **self.figures(),
         }
+
+    def loss(self, tokens_BT: Tensor) -> Tensor:
+        """What is minimised, nats per token, a differentiable scalar; here :func:`likelihood_loss`."""
+        return likelihood_loss(self.generator, tokens_BT)
+
+    def figures(self) -> dict[str, float]:
+        """More figures of the epoch just done."""
+        return {}
 
     def update(self, tokens_BT: Tensor) -> float:
         """One optimiser step; returns the loss before it, nats per token."""
-        loss = likelihood_loss(self.generator, tokens_BT)
+        loss = self.loss(tokens_BT)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.clip_norm)
@@ -171,3 +185,4 @@ class LikelihoodTrainer:
         self._best_weights = state["best_weights"]
         self.rng.bit_generator.state = state["rng"]
         self.epoch, self.done, self.best_nll, self._waited, self._decays_left = state["counters"]
+        self.minibatches = self.epoch * -(-len(self.train_BT) // self.config.batch_size)

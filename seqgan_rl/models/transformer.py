@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seqgan_rl.models.decoding import State
-from seqgan_rl.models.generator import Generator, generators
-from seqgan_rl.models.kernels import linear_log_prob, linear_weighted_nll
-from seqgan_rl.models.sampling import SamplingOptions, check_forbidden
+from seqgan_rl.models.generator import LinearOutputGenerator, generators
 
 MakeLinear = Callable[[int, int], nn.Linear]
 """Makes a linear layer of so many inputs and outputs."""
@@ -84,7 +82,7 @@ def check_width(width: int, num_heads: int, num_layers: int) -> None:
 
 
 @generators.register("transformer")
-class TransformerGenerator(Generator):
+class TransformerGenerator(LinearOutputGenerator):
     """Causal transformer language model with learned positions and a key-value cache.
 
     The first part of the state is the normalised output of the last layer: the features of a value head. Without
@@ -150,7 +148,7 @@ class TransformerGenerator(Generator):
                 nn.init.zeros_(layer.bias)
 
     @property
-    def output_weight(self) -> Tensor:
+    def output_weight(self) -> Tensor:  # type: ignore[override]  # tied: a view of the embedding
         """(D, A)."""
         return self.embedding[: self.num_actions].T if self.untied_weight is None else self.untied_weight
 
@@ -193,46 +191,3 @@ class TransformerGenerator(Generator):
             x_BTD = block(x_BTD, is_visible_TT)
         hidden_BTD: Tensor = self.norm(x_BTD)
         return hidden_BTD
-
-    def logits(self, tokens_BT: Tensor) -> Tensor:
-        """See :meth:`Generator.logits`."""
-        return self.features(tokens_BT) @ self.output_weight + self.output_bias
-
-    def weighted_nll(
-        self, tokens_BT: Tensor, weights_BT: Tensor, forbidden: tuple[int, ...] = ()
-    ) -> tuple[Tensor, Tensor]:
-        """See :meth:`Generator.weighted_nll`; gradients of the output layer are formed on the way."""
-        is_token_BT = tokens_BT != self.pad_id
-        nll, logp_R = linear_weighted_nll(
-            self.features(tokens_BT).flatten(0, 1),
-            self.output_weight,
-            self._output_bias(forbidden),
-            tokens_BT.masked_fill(~is_token_BT, 0).flatten(),
-            (weights_BT * is_token_BT).flatten(),
-        )
-        return nll, torch.where(is_token_BT, logp_R.view(tokens_BT.shape), 0.0)
-
-    def next_logits(self, prefixes_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Generator.next_logits`; the output layer is applied once a row."""
-        rows_B = torch.arange(len(prefixes_BT), device=prefixes_BT.device)
-        hidden_BD = self.features(prefixes_BT[:, : int(lengths_B.max()) + 1])[rows_B, lengths_B]
-        return torch.addmm(self.output_bias, hidden_BD, self.output_weight), hidden_BD
-
-    def _token_log_prob(self, tokens_BT: Tensor, targets_BT: Tensor, options: SamplingOptions) -> Tensor:
-        if options.filters:
-            return super()._token_log_prob(tokens_BT, targets_BT, options)
-        hidden_RD = self.features(tokens_BT).flatten(0, 1) / options.temperature
-        bias_A = self._output_bias(options.forbidden) / options.temperature
-        logp_R = linear_log_prob(hidden_RD, self.output_weight, bias_A, targets_BT.flatten())
-        return logp_R.view(tokens_BT.shape)
-
-    def _output_bias(self, forbidden: tuple[int, ...]) -> Tensor:
-        """The output bias, -inf at every forbidden token."""
-        if not forbidden:
-            return self.output_bias
-        check_forbidden(forbidden, self.num_actions)
-        return self.output_bias.index_fill(0, torch.tensor(forbidden, device=self.device), -math.inf)
-
-    def _rows(self, tokens: Tensor) -> Tensor:
-        """Embedding rows of tokens; PAD is the start symbol."""
-        return tokens if self.start_token is None else tokens.masked_fill(tokens == self.pad_id, self.start_token)

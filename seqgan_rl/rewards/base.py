@@ -1,6 +1,6 @@
 """What a reward is: R(Y) of finished sequences.
 
-Letters: B sequences, T tokens each.
+Letters: B sequences, T tokens each, N real ones.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqgan_rl.core.registry import Registry
+from seqgan_rl.core.errors import InputError, NotFiniteError
 from seqgan_rl.discriminators.base import Discriminator
 from seqgan_rl.models.generator import Generator
 from seqgan_rl.models.oracle import Oracle
@@ -39,9 +39,21 @@ class Reward(ABC):
     reads_sequences = True
     """Whether the reward depends on the sequences at all; completions for one that does not are never made."""
 
+    depends_on_batch = False
+    """Whether :meth:`arrange` makes a value depend on the other rows. One environment alone will not do for that."""
+    needs_whole_batch = False
+    """Whether it does so in a way that sequences of different lengths would break: they end, and are scored, in groups
+    made by chance."""
+
     def arrange(self, values: Tensor) -> Tensor:
-        """Last touch on a batch of action values, (B,) or (B, T); only the controls change anything here."""
+        """Last touch on a batch of action values, (B,) or (B, T), each a mean of scores: noise in their place, a
+        permutation, or a scale taken from the batch. Most rewards change nothing here."""
         return values
+
+    @property
+    def components(self) -> "tuple[Reward, ...]":
+        """The rewards that this one is made of."""
+        return ()
 
     def __call__(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """:meth:`score`, then :meth:`arrange`."""
@@ -63,7 +75,77 @@ class RewardParts:
     oracle: Oracle | None = None
     generator: Generator | None = None
     """The generator at the start of the adversarial phase (frozen by whoever needs it frozen)."""
+    real: Callable[[], Tensor] | None = None
+    """Gives real training sequences, int64 (N, T), PAD after EOS; called by rewards that compare with them."""
+    eos_id: int | None = None
+    """The action that ends a sequence, where there is one; PAD is then the next id."""
     rng: np.random.Generator
+
+    def real_sequences(self, reward: str) -> Tensor:
+        """Real training sequences, int64 (N, T). InputError naming the reward where the task has none."""
+        if self.real is None:
+            raise InputError(f"reward {reward!r} compares with real sequences, and the task has none")
+        return self.real()
+
+
+class WrappedReward(Reward):
+    """A reward made of another one, whose discriminator is its own."""
+
+    def __init__(self, inner: Reward) -> None:
+        self.inner = inner
+
+    @property
+    def discriminator(self) -> Discriminator | None:
+        """The inner reward's; setting it sets that."""
+        return self.inner.discriminator
+
+    @discriminator.setter
+    def discriminator(self, discriminator: Discriminator | None) -> None:
+        self.inner.discriminator = discriminator
+
+    @property
+    def reads_sequences(self) -> bool:  # type: ignore[override]
+        """Whether the inner reward does."""
+        return self.inner.reads_sequences
+
+    @property
+    def components(self) -> tuple[Reward, ...]:
+        """The inner reward."""
+        return (self.inner,)
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the inner reward."""
+        return {"inner": self.inner.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        self.inner.load_state_dict(state["inner"])
+
+
+def row_by_row(reward: Reward, whole: str) -> Reward:
+    """The reward itself; InputError where it acts on batches of action values: inside another reward, which sees single
+    scores, that part of it would silently be lost."""
+    if type(reward).arrange is not Reward.arrange:
+        raise InputError(
+            f"{type(reward).__name__} acts on whole batches of action values and cannot be part of {whole}; use it "
+            "alone, or take a reward of single sequences such as 'discriminator', 'logit' or 'bleu'"
+        )
+    return reward
+
+
+def check_batch(reward: Reward, *, num_envs: int, has_eos: bool) -> None:
+    """InputError where a reward that depends on its batch would be given none: a single environment, or groups made by
+    chance of sequences that end at different steps."""
+    problem = None
+    if reward.depends_on_batch and num_envs < 2:
+        problem = "a single environment has no others; play in a vector environment"
+    elif reward.needs_whole_batch and has_eos:
+        problem = "sequences that end by EOS are scored in groups of equal length; play a task of fixed length"
+    if problem is not None:
+        raise InputError(
+            f"{type(reward).__name__} sets each sequence against the others of its batch, but {problem}, or choose "
+            "another reward"
+        )
 
 
 class FunctionReward(Reward):
@@ -85,7 +167,7 @@ class FunctionReward(Reward):
             raise ValueError(f"a reward must return shape ({B},), one number a row; got shape {tuple(reward_B.shape)}")
         if not reward_B.isfinite().all():
             row = int((~reward_B.isfinite()).nonzero()[0])
-            raise ValueError(f"a reward must return finite numbers; got {float(reward_B[row])} in row {row}")
+            raise NotFiniteError(f"a reward must return finite numbers; got {float(reward_B[row])} in row {row}")
         return reward_B
 
 
@@ -96,7 +178,3 @@ def as_reward(reward: Reward | Callable[[Tensor, Tensor], Tensor]) -> Reward:
     if not callable(reward):
         raise TypeError(f"a reward is a Reward or a function of (tokens_BT, lengths_B), got {type(reward).__name__}")
     return FunctionReward(reward)
-
-
-rewards: Registry[Callable[[RewardParts], Reward]] = Registry("reward")
-"""Rewards by name: ``factory(parts)`` with :class:`RewardParts`."""

@@ -6,8 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqgan_rl.rewards.base import Reward, RewardParts, rewards
+from seqgan_rl.rewards.base import Reward, RewardParts, WrappedReward
 from seqgan_rl.rewards.discriminator import probability
+from seqgan_rl.rewards.names import rewards, wrappers
+
+SMALL_GROUP = 16
+"""Fewer rows than this are not shuffled among themselves alone."""
+POOL_SIZE = 64
+"""Values kept to be handed to small groups."""
 
 
 class ConstantReward(Reward):
@@ -49,41 +55,58 @@ class RandomReward(Reward):
         self.rng.bit_generator.state = state["rng"]
 
 
-class ShuffledReward(Reward):
+class ShuffledReward(WrappedReward):
     """Another reward handed to the wrong sequences: values of a batch are permuted, each sequence's profile whole.
 
-    The only reward in which row b does not depend on row b alone.
+    Sequences that end at different steps are scored in small groups, and a row alone would keep its own value: groups
+    of fewer than 16 rows trade theirs with a pool of the last 64 or so.
     """
 
+    depends_on_batch = True
+
     def __init__(self, inner: Reward, rng: np.random.Generator) -> None:
-        self.inner, self.rng = inner, rng
-        self.discriminator = inner.discriminator
+        super().__init__(inner)
+        self.rng = rng
+        self.pool: Tensor | None = None
+        """Values that wait for a sequence to be handed to, shaped as the rows were."""
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The inner reward, not yet permuted: completions must be averaged within their own sequence first."""
         return self.inner.score(tokens_BT, lengths_B)
 
     def arrange(self, values: Tensor) -> Tensor:
-        """Rows in random order."""
+        """Rows, as the inner reward arranges them, in random order."""
+        values = self.inner.arrange(values)
+        if len(values) >= SMALL_GROUP:
+            return self._permuted(values)
+        waiting = values[:0]
+        if self.pool is not None and self.pool.shape[1:] == values.shape[1:]:
+            waiting = self.pool.to(values)
+        mixed = self._permuted(torch.cat([waiting, values]))
+        self.pool = mixed[len(values) :] if len(waiting) >= POOL_SIZE else mixed
+        return mixed[: len(values)]
+
+    def _permuted(self, values: Tensor) -> Tensor:
         return values[torch.from_numpy(self.rng.permutation(len(values))).to(values.device)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Random state, and that of the inner reward."""
-        return {"rng": self.rng.bit_generator.state, "inner": self.inner.state_dict()}
+        """Random state, the pool, and the state of the inner reward."""
+        return {"rng": self.rng.bit_generator.state, "pool": self.pool, **super().state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
         self.rng.bit_generator.state = state["rng"]
-        self.inner.load_state_dict(state["inner"])
+        self.pool = state.get("pool")
+        super().load_state_dict(state)
 
 
-@rewards.register("constant")
+@rewards.register("constant", needs_discriminator=False)
 def constant(parts: RewardParts) -> Reward:
     """R(Y) = 1."""
     return ConstantReward()
 
 
-@rewards.register("random")
+@rewards.register("random", needs_discriminator=False)
 def random(parts: RewardParts) -> Reward:
     """R(Y) ~ U[0, 1)."""
     return RandomReward(parts.rng)
@@ -93,3 +116,9 @@ def random(parts: RewardParts) -> Reward:
 def shuffled(parts: RewardParts) -> Reward:
     """D(Y) of another sequence of the batch."""
     return ShuffledReward(probability(parts), parts.rng)
+
+
+@wrappers.register("shuffled")
+def shuffle(inner: Reward, parts: RewardParts) -> Reward:
+    """Another reward of another sequence of the batch."""
+    return ShuffledReward(inner, parts.rng)

@@ -12,7 +12,8 @@ from seqgan_rl.core.errors import InputError
 from seqgan_rl.models.generator import Generator
 from seqgan_rl.models.likelihood import sequence_nll
 from seqgan_rl.models.oracle import Oracle
-from seqgan_rl.rewards.base import Reward, RewardParts, rewards
+from seqgan_rl.rewards.base import Reward, RewardParts
+from seqgan_rl.rewards.names import rewards
 
 
 class OracleLogLikelihood(Reward):
@@ -60,13 +61,13 @@ def _oracle_of(parts: RewardParts) -> Oracle:
     return parts.oracle
 
 
-@rewards.register("oracle")
+@rewards.register("oracle", needs_discriminator=False)
 def likelihood(parts: RewardParts) -> Reward:
     """log O(Y) per token."""
     return OracleLogLikelihood(_oracle_of(parts))
 
 
-@rewards.register("oracle_log_ratio")
+@rewards.register("oracle_log_ratio", needs_discriminator=False)
 def log_ratio(parts: RewardParts) -> Reward:
     """log O(Y)/G(Y) per token."""
     if parts.generator is None:

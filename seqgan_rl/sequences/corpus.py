@@ -11,13 +11,13 @@ import json
 import os
 import reprlib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.resources import as_file, files
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,21 +25,27 @@ from numpy.typing import ArrayLike, NDArray
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.files import make_folder, write_bytes, write_text
 from seqgan_rl.core.reading import check_file, one_line, read_file
+from seqgan_rl.sequences.encoding import encode_sources
+from seqgan_rl.sequences.integers import canonical_lines, integer_vocabulary
+from seqgan_rl.sequences.lines import (
+    SPLITS,
+    EndOfSequence,
+    Source,
+    TextOptions,
+    check_sequence_length,
+    overlap_text,
+    read_source,
+)
 from seqgan_rl.sequences.padding import check_tokens, lengths_from_tokens, pad_sequences
-from seqgan_rl.sequences.vocabulary import SEPARATOR, UNK, Level, Vocabulary, check_cut, check_level, split_units
+from seqgan_rl.sequences.vocabulary import MAX_VOCAB_SIZE, Level, Vocabulary
 
-EndOfSequence = Literal["auto", "always", "never"]
-
-LONGEST_DEFAULT = 64
-"""T is the longest line up to this; longer sequences must be asked for."""
+Part = TypeVar("Part")
+AnyPath = str | os.PathLike[str]
 
 BUILTIN = ("proverbs",)
 """Corpora that ship with the package; see data/README.md."""
 
 FORMAT_VERSION = 1
-
-MAX_TEXT_BYTES = 2**30
-"""A larger text is none that could be held here as sequences."""
 
 _MAX_JSON_BYTES = 2**28
 
@@ -57,8 +63,10 @@ class Split:
 
     def __post_init__(self) -> None:
         for name in ("tokens_NT", "lengths_N"):
-            array = np.array(getattr(self, name), dtype=np.int64)
-            array.setflags(write=False)
+            array = np.asarray(getattr(self, name), dtype=np.int64)
+            if array.flags.writeable or array.base is not None:  # somebody could still change it
+                array = array.copy()
+                array.setflags(write=False)
             object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
@@ -85,7 +93,7 @@ class Corpus:
     """What was skipped, dropped or cut while the corpus was made; lines for people."""
 
     def __post_init__(self) -> None:
-        _check_sequence_length(self.sequence_length)
+        check_sequence_length(self.sequence_length)
         if len(self.train) == 0:
             raise InputError(f"corpus {self.name!r}: train must hold at least one sequence, got none")
         for split_name, split in self.splits.items():
@@ -135,32 +143,34 @@ class Corpus:
     @classmethod
     def from_text(
         cls,
-        path: str | os.PathLike[str],
+        path: AnyPath,
         *,
-        level: Level = "word",
-        test: str | os.PathLike[str] | None = None,
-        valid_fraction: float = 0.05,
-        test_fraction: float = 0.05,
-        min_count: int = 1,
-        max_vocab: int | None = None,
-        sequence_length: int | None = None,
-        drop_longer: bool = False,
-        eos: EndOfSequence = "auto",
-        lowercase: bool = False,
-        split_punctuation: bool = True,
-        seed: int = 0,
+        level: Level = TextOptions.level,
+        valid: AnyPath | None = None,
+        test: AnyPath | None = None,
+        valid_fraction: float = TextOptions.valid_fraction,
+        test_fraction: float = TextOptions.test_fraction,
+        min_count: int = TextOptions.min_count,
+        max_vocab: int | None = TextOptions.max_vocab,
+        sequence_length: int | None = TextOptions.sequence_length,
+        drop_longer: bool = TextOptions.drop_longer,
+        eos: EndOfSequence = TextOptions.eos,
+        lowercase: bool = TextOptions.lowercase,
+        split_punctuation: bool = TextOptions.split_punctuation,
+        seed: int = TextOptions.seed,
         name: str | None = None,
     ) -> "Corpus":
         """Read a UTF-8 text file, one sequence a line.
 
         Args:
             path: the text; empty lines are skipped.
-            level: whether a unit is a word or a character.
+            level: whether a unit is a word, a character or a byte-pair piece ("bpe", extra ``text``).
+            valid: a file whose lines are the validation split, in place of ``valid_fraction``.
             test: a file whose lines are the test split, in place of ``test_fraction``.
             valid_fraction: share of the distinct lines that are held out for validation; 0 for none.
             test_fraction: share of the distinct lines that are held out for testing; 0 for none.
-            min_count: training units seen less often become UNK.
-            max_vocab: at most so many words, UNK counted.
+            min_count: training units seen less often become UNK; at level "bpe", pairs seen less often stay apart.
+            max_vocab: at most so many words, UNK counted; at level "bpe" 5,000 pieces unless given.
             sequence_length: T; by default the longest line, up to 64 units.
             drop_longer: drop lines of more than T units instead of refusing them.
             eos: "auto" ends sequences by EOS unless every line fills T.
@@ -169,60 +179,124 @@ class Corpus:
             seed: which lines are held out. Copies of a line always fall in one split.
             name: what to call the corpus; by default the file's stem.
         """
-        check_level(level)
-        check_cut(min_count, max_vocab)
-        if test is not None:
-            test_fraction = 0.0
-        _check_options(valid_fraction, test_fraction, sequence_length, eos, seed)
-
-        def read(file: str | os.PathLike[str]) -> list[str]:
-            cut = partial(split_units, level=level, lowercase=lowercase, split_punctuation=split_punctuation)
-            return [SEPARATOR[level].join(cut(line)) for line in _read_lines(file)]
-
-        report: list[str] = []
-        sources = {os.fspath(file): read(file) for file in (path, test) if file is not None}
-        T = _fit_sequence_length(sources, level, sequence_length, drop_longer)
-        for source, lines in sources.items():
-            sources[source] = _keep_usable(source, lines, level, T, report)
-
-        lines_of = _split_lines(os.fspath(path), sources[os.fspath(path)], valid_fraction, test_fraction, seed)
-        if test is not None:
-            lines_of["test"] = _drop_overlap(os.fspath(test), sources[os.fspath(test)], lines_of, report)
-
-        def units(*names: str) -> Iterable[list[str]]:
-            return (_units(line, level) for name in names for line in lines_of[name])
-
-        train_units = set(chain.from_iterable(units("train")))
-        try:
-            vocabulary = Vocabulary.build(
-                units("train"),
-                level=level,
-                min_count=min_count,
-                max_vocab=max_vocab,
-                has_eos=_needs_eos(eos, chain.from_iterable(lines_of.values()), level, T),
-                unk=not train_units.issuperset(chain.from_iterable(units("valid", "test"))),
-                lowercase=lowercase,
-                split_punctuation=split_punctuation,
-            )
-        except InputError as error:
-            raise InputError(f"text file {os.fspath(path)!r}: {one_line(error)}") from None
-        num_cut = len(train_units - set(vocabulary.words))
-        if num_cut:
-            report.append(f"{num_cut:,} of {len(train_units):,} training units cut from the vocabulary, now {UNK}")
-
-        def encode(split_name: str) -> Split:
-            ids = [vocabulary.encode_units(line_units) for line_units in units(split_name)]
-            return Split(*pad_sequences(ids, T, vocabulary.pad_id, vocabulary.eos_id))
-
-        return cls(
-            train=encode("train"),
-            valid=encode("valid"),
-            test=encode("test"),
-            vocabulary=vocabulary,
-            sequence_length=T,
-            name=Path(path).stem if name is None else name,
-            report=tuple(report),
+        options = TextOptions(
+            level=level,
+            valid_fraction=valid_fraction if valid is None else 0.0,
+            test_fraction=test_fraction if test is None else 0.0,
+            min_count=min_count,
+            max_vocab=max_vocab,
+            sequence_length=sequence_length,
+            drop_longer=drop_longer,
+            eos=eos,
+            lowercase=lowercase,
+            split_punctuation=split_punctuation,
+            seed=seed,
         )
+        paths: dict[str, AnyPath] = _given(train=path, valid=valid, test=test)
+        name = Path(path).stem if name is None else name
+        return cls.from_sources({split: read_source(file) for split, file in paths.items()}, options, name)
+
+    @classmethod
+    def from_lines(
+        cls,
+        train: Iterable[str],
+        valid: Iterable[str] | None = None,
+        test: Iterable[str] | None = None,
+        *,
+        name: str = "lines",
+        **options: Any,
+    ) -> "Corpus":
+        """Lines in memory; a split that is not given is held out from train. Options as those of `from_text`."""
+        given = _given(train=train, valid=valid, test=test)
+        sources = {split: Source(f"{name} ({split})", f"{name} ({split})", list(part)) for split, part in given.items()}
+        for source in sources.values():
+            if not any(map(str.strip, source.lines)):
+                raise InputError(f"{source.label}: expected at least one line with text in it, got none")
+        return cls.from_sources(sources, TextOptions.of(options), name)
+
+    @classmethod
+    def from_split_files(
+        cls, files: Mapping[str, tuple[AnyPath, str]], *, name: str | None = None, **options: Any
+    ) -> "Corpus":
+        """Published split files, each with the SHA-256 that its content must have.
+
+        Args:
+            files: path and SHA-256 (hexadecimal) of "train", and of "valid" and "test" where there are such files; a
+                split without one is held out from train.
+            name: what to call the corpus; by default the training file's stem.
+            options: as those of `from_text`.
+
+        Lines that also stand in an earlier split are dropped from the later one and reported.
+        """
+        if "train" not in files or not set(files) <= set(SPLITS):
+            raise InputError(f"files must name train, and may name valid and test; got {', '.join(map(repr, files))}")
+        sources = {
+            split: read_source(files[split][0], f"{split} file", sha256=files[split][1])
+            for split in SPLITS
+            if split in files
+        }
+        return cls.from_sources(
+            sources, TextOptions.of(options), Path(files["train"][0]).stem if name is None else name
+        )
+
+    @classmethod
+    def from_integers(
+        cls,
+        path: AnyPath,
+        *,
+        valid: AnyPath | None = None,
+        test: AnyPath | None = None,
+        vocab_size: int | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> "Corpus":
+        """Read a file of ids between spaces, one sequence a line, as the published program's ``save/real_data.txt``.
+
+        Args:
+            path: the file; empty lines are skipped.
+            valid: likewise, the validation split; else a share of train's lines is held out.
+            test: likewise, the test split.
+            vocab_size: V; by default one more than the largest id of all these files.
+            name: what to call the corpus; by default the file's stem.
+            options: valid_fraction, test_fraction, sequence_length, drop_longer, eos and seed of `from_text`.
+        """
+        for option in ("level", "min_count", "max_vocab", "lowercase", "split_punctuation"):
+            if option in options:
+                raise InputError(f"{option}: integers are the ids themselves; use vocab_size for V, leave {option} out")
+        if vocab_size is not None and not 2 <= vocab_size <= MAX_VOCAB_SIZE:
+            raise InputError(f"vocab_size must lie in [2, {MAX_VOCAB_SIZE:,}], got {vocab_size}")
+        checked = TextOptions.of({**options, "split_punctuation": False})
+        paths: dict[str, AnyPath] = _given(train=path, valid=valid, test=test)
+        sources = {
+            split: canonical_lines(read_source(file, "integer file"), vocab_size) for split, file in paths.items()
+        }
+        name = Path(path).stem if name is None else name
+        return cls.from_sources(sources, checked, name, integer_vocabulary(sources, vocab_size))
+
+    @classmethod
+    def from_sources(
+        cls, sources: dict[str, Source], options: TextOptions, name: str, vocabulary: Vocabulary | None = None
+    ) -> "Corpus":
+        """Lines of train, and of valid and test where they have a source of their own, over one vocabulary.
+
+        Args:
+            sources: lines by split; emptied.
+            options: how they become ids.
+            name: what to call the corpus.
+            vocabulary: learned from the training lines unless given.
+        """
+        report: list[str] = []
+        encoded = encode_sources(sources, options, report, vocabulary)
+        vocabulary, T = encoded.vocabulary, encoded.sequence_length
+        sources.clear()  # a million lines take as much memory as their ids
+        splits = {}
+        for split in SPLITS:
+            ids = encoded.ids_of.pop(split)
+            padded = pad_sequences(ids, T, vocabulary.pad_id, vocabulary.eos_id)
+            for array in padded:
+                array.setflags(write=False)  # so that no copy is made
+            splits[split] = Split(*padded)
+        return cls(**splits, vocabulary=vocabulary, sequence_length=T, name=name, report=tuple(report))
 
     @classmethod
     def builtin(cls, name: str = "proverbs", **options: Any) -> "Corpus":
@@ -271,14 +345,14 @@ class Corpus:
                 earlier = set(chain.from_iterable(seen.values()))
                 keep_N = np.array([row not in earlier for row in rows], dtype=bool)
                 if not keep_N.all():
-                    report.append(_overlap_text(split_name, int((~keep_N).sum()), "sequence", list(seen)))
+                    report.append(overlap_text(split_name, int((~keep_N).sum()), "sequence", list(seen)))
                 tokens_NT = tokens_NT[keep_N]
             seen[split_name] = rows
             splits[split_name] = Split(tokens_NT, lengths_from_tokens(tokens_NT, vocabulary.pad_id))
         T = splits["train"].tokens_NT.shape[1]
         return cls(**splits, vocabulary=vocabulary, sequence_length=T, name=name, report=tuple(report))
 
-    def to_files(self, folder: str | os.PathLike[str]) -> None:
+    def to_files(self, folder: AnyPath) -> None:
         """Write ``corpus.npz`` (ids and lengths) and ``corpus.json`` (all else) into a folder, made if absent."""
         folder = Path(folder)
         make_folder(folder)
@@ -300,7 +374,7 @@ class Corpus:
         write_text(folder / "corpus.json", json.dumps(facts))
 
     @classmethod
-    def from_files(cls, folder: str | os.PathLike[str]) -> "Corpus":
+    def from_files(cls, folder: AnyPath) -> "Corpus":
         """Read what `to_files` wrote; InputError for anything else, and for content that does not fit its hash."""
         folder = Path(folder)
         facts = _read_facts(folder / "corpus.json")
@@ -326,160 +400,8 @@ class Corpus:
         return corpus
 
 
-def _check_options(
-    valid_fraction: float, test_fraction: float, sequence_length: int | None, eos: str, seed: int
-) -> None:
-    for option, fraction in (("valid_fraction", valid_fraction), ("test_fraction", test_fraction)):
-        if not 0 <= fraction < 1:
-            raise InputError(f"{option} must lie in [0, 1), got {fraction}; 0.05 holds out one line in twenty")
-    if valid_fraction + test_fraction >= 1:
-        raise InputError(
-            f"valid_fraction + test_fraction must be less than 1, got {valid_fraction} + {test_fraction}; "
-            "the rest is for training"
-        )
-    if sequence_length is not None:
-        _check_sequence_length(sequence_length)
-    if eos not in get_args(EndOfSequence):
-        raise InputError(f"eos must be one of {', '.join(get_args(EndOfSequence))}, got {eos!r}")
-    if seed < 0:
-        raise InputError(f"seed must be at least 0, got {seed}")
-
-
-def _check_sequence_length(sequence_length: int) -> None:
-    if sequence_length < 2:
-        raise InputError(f"sequence_length must be at least 2, got {sequence_length}")
-
-
-def _read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """Lines of a UTF-8 text file without their ends; InputError where it is not one."""
-    shown = repr(os.fspath(path))
-    try:
-        data = read_file(path, MAX_TEXT_BYTES)
-    except FileNotFoundError:
-        raise InputError(f"text file {shown}: no such file; check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"text file {shown}: expected a file, got a directory; name one of its files") from None
-    except (OSError, ValueError, MemoryError) as error:  # ValueError: a pipe, too large, a zero byte in the path
-        raise InputError(f"text file {shown}: cannot be read ({one_line(error)})") from None
-    if b"\0" in data:
-        raise InputError(
-            f"text file {shown}: expected UTF-8 text, got a binary file (a zero byte at byte offset "
-            f"{data.index(bytes(1))}); save it as UTF-8 text, one sequence a line"
-        )
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"text file {shown}: expected UTF-8 text, got the byte 0x{data[error.start]:02x} at byte offset "
-            f"{error.start}; convert it, for instance with `iconv -t utf-8`"
-        ) from None
-    if not text.strip():
-        raise InputError(f"text file {shown}: expected one sequence a line, got an empty file")
-    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
-
-
-def _units(line: str, level: Level) -> list[str]:
-    """The units of a line that was cut and joined again: empty text has none."""
-    return list(line) if level == "char" else line.split(" ")
-
-
-def _num_units(line: str, level: Level) -> int:
-    return len(line) if level == "char" else line.count(" ") + 1
-
-
-def _fit_sequence_length(
-    sources: dict[str, list[str]], level: Level, sequence_length: int | None, drop_longer: bool
-) -> int:
-    """T: as asked, or the longest line up to `LONGEST_DEFAULT`; InputError for a longer line unless it is dropped."""
-    longest = max(_num_units(line, level) for lines in sources.values() for line in lines)
-    T = sequence_length or max(2, min(longest, LONGEST_DEFAULT))
-    if longest > T and not drop_longer:
-        source, number, length = next(
-            (source, number, _num_units(line, level))
-            for source, lines in sources.items()
-            for number, line in enumerate(lines, start=1)
-            if _num_units(line, level) > T
-        )
-        raise InputError(
-            f"text file {source!r}: line {number} has {length} units (level {level}), more than sequence_length={T}; "
-            f"allow longer lines with --sequence-length (the longest has {longest}) or drop them with --drop-longer"
-        )
-    return T
-
-
-def _keep_usable(source: str, lines: list[str], level: Level, T: int, report: list[str]) -> list[str]:
-    """The lines of 1 to T units; what goes is reported."""
-    filled = [line for line in lines if line]
-    kept = [line for line in filled if _num_units(line, level) <= T]
-    shown = Path(source).name
-    if len(filled) < len(lines):
-        report.append(f"{_count(len(lines) - len(filled), 'empty line')} skipped in {shown}")
-    if len(kept) < len(filled):
-        report.append(f"{_count(len(filled) - len(kept), 'line')} of more than {T} units dropped from {shown}")
-    if not kept:
-        raise InputError(
-            f"text file {source!r}: no line has at most {T} units; raise --sequence-length or choose another --level"
-        )
-    return kept
-
-
-def _split_lines(
-    source: str, lines: list[str], valid_fraction: float, test_fraction: float, seed: int
-) -> dict[str, list[str]]:
-    """Hold out a seeded share of the distinct lines; copies follow their line, and order stays that of the file."""
-    distinct = list(dict.fromkeys(lines))
-    num_valid, num_test = (
-        max(1, round(fraction * len(distinct))) if fraction else 0 for fraction in (valid_fraction, test_fraction)
-    )
-    needed = num_valid + num_test + 1
-    if len(distinct) < needed:
-        raise InputError(
-            f"text file {source!r}: at least {needed} distinct lines are needed to split "
-            f"(valid {num_valid}, test {num_test}, train 1), got {len(distinct)}; "
-            "give more text, or (from Python) valid_fraction=0 and test_fraction=0"
-        )
-    order = np.random.default_rng(seed).permutation(len(distinct))
-    held_out = {distinct[i]: "valid" if k < num_valid else "test" for k, i in enumerate(order[: needed - 1])}
-    lines_of: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    for line in lines:
-        lines_of[held_out.get(line, "train")].append(line)
-    return lines_of
-
-
-def _drop_overlap(source: str, lines: list[str], lines_of: dict[str, list[str]], report: list[str]) -> list[str]:
-    """The lines of a test file that stand in no other split."""
-    earlier = {*lines_of["train"], *lines_of["valid"]}
-    kept = [line for line in lines if line not in earlier]
-    if not kept:
-        raise InputError(
-            f"test file {source!r}: every line also stands in train or valid, so nothing is left to test on; "
-            "give other text"
-        )
-    if len(kept) < len(lines):
-        report.append(_overlap_text(Path(source).name, len(lines) - len(kept), "line", ["train", "valid"]))
-    return kept
-
-
-def _overlap_text(dropped_from: str, number: int, unit: str, earlier: Sequence[str]) -> str:
-    verb = "stands" if number == 1 else "stand"
-    return f"{_count(number, unit)} dropped from {dropped_from} that also {verb} in {' or '.join(earlier)}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _needs_eos(eos: EndOfSequence, lines: Iterable[str], level: Level, T: int) -> bool:
-    """Whether sequences end by EOS; InputError where they would have to and must not."""
-    if eos == "always":
-        return True
-    shortest = min(_num_units(line, level) for line in lines)
-    if eos == "never" and shortest < T:
-        raise InputError(
-            f"eos='never' needs every line to have exactly sequence_length={T} units, got one of {shortest}; "
-            "use --eos auto"
-        )
-    return shortest < T
+def _given(**parts: Part | None) -> dict[str, Part]:
+    return {split: part for split, part in parts.items() if part is not None}
 
 
 def _read_facts(path: Path) -> dict[str, Any]:

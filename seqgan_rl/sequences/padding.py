@@ -11,6 +11,9 @@ from itertools import chain
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+_BLOCK = 2**14
+"""Sequences that are padded at a time, so that no second copy of a large corpus is made."""
+
 ENCODE_FIRST = "turn text into ids with `Vocabulary.encode` first"
 
 
@@ -43,8 +46,11 @@ def pad_sequences(
         )
     position_T = np.arange(T)
     tokens_NT = np.full((N, T), pad_id, dtype=np.int64)
-    is_word_NT = position_T < words_N[:, None]
-    tokens_NT[is_word_NT] = np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=int(words_N.sum()))
+    for start in range(0, N, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        is_word_NT = position_T < words_N[rows, None]
+        ids = chain.from_iterable(sequences[rows])
+        tokens_NT[rows][is_word_NT] = np.fromiter(ids, dtype=np.int64, count=int(words_N[rows].sum()))
     if eos_id is None:
         return tokens_NT, words_N
     tokens_NT[position_T == words_N[:, None]] = eos_id  # nothing where the line fills T

@@ -1,23 +1,33 @@
 """The vocabulary: which units there are, and how text becomes ids and ids become text.
 
-A unit is a word or a character, as ``level`` says. Word ids are 0..V-1; UNK, where present, is the last word and is
-scored like any other. With variable length EOS is V. PAD is the id after the last action, so V or V+1.
+A unit is a word, a character or a byte-pair piece, as ``level`` says. Word ids are 0..V-1; UNK, where present, is the
+last word and is scored like any other. With variable length EOS is V. PAD is the id after the last action: V or V+1.
 """
 
 import hashlib
 import json
 import reprlib
 import unicodedata
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any, Literal, get_args
 
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.sequences.byte_pairs import (
+    DEFAULT_SIZE,
+    Merge,
+    decode_pieces,
+    encode_lines,
+    learn_merges,
+    make_tokenizer,
+    pieces,
+)
 
-Level = Literal["word", "char"]
+Level = Literal["word", "char", "bpe"]
 
 UNK = "<unk>"
 """The word that stands for every unit outside the vocabulary."""
@@ -25,7 +35,7 @@ UNK = "<unk>"
 MAX_VOCAB_SIZE = 10_000_000
 """More distinct units than this is never text: a guard against damaged files."""
 
-SEPARATOR: dict[Level, str] = {"word": " ", "char": ""}
+SEPARATOR: dict[Level, str] = {"word": " ", "char": "", "bpe": ""}
 """What stands between two units in decoded text."""
 
 
@@ -45,13 +55,15 @@ class Vocabulary:
     words: tuple[str, ...]
     """Unit of each id; ids are 0..V-1."""
     level: Level = "word"
-    """What a unit is: "word" or "char"."""
+    """What a unit is: "word", "char" or "bpe" (byte-pair pieces)."""
     has_eos: bool = False
     """Whether sequences end by an EOS action, as those of variable length do."""
     lowercase: bool = False
     """Whether text is lower-cased before it is cut."""
     split_punctuation: bool = True
     """At word level: whether punctuation and symbols at the edges of a word become units of their own."""
+    merges: tuple[Merge, ...] = ()
+    """At level "bpe": the merges in their order, which make the words."""
 
     def __post_init__(self) -> None:
         check_level(self.level)
@@ -65,6 +77,11 @@ class Vocabulary:
         if len(self._ids) < len(self.words):
             repeated = Counter(self.words).most_common(1)[0][0]
             raise InputError(f"vocabulary: words must be distinct, got {reprlib.repr(repeated)} more than once")
+        if self.level == "bpe":
+            self._check_pieces()
+            return
+        if self.merges:
+            raise InputError(f"vocabulary: merges belong to level 'bpe', got {len(self.merges)} at {self.level!r}")
         for word in self.words:
             if not (word == UNK or (len(word) == 1 if self.level == "char" else word.split() == [word])):
                 raise InputError(f"vocabulary: {reprlib.repr(word)} is not one unit at level {self.level!r}")
@@ -72,6 +89,14 @@ class Vocabulary:
                 raise InputError(f"vocabulary: {reprlib.repr(word)} holds half of a character and cannot be written")
         if UNK in self._ids and not self.has_unk:
             raise InputError(f"vocabulary: {UNK} must be the last word, got it at id {self._ids[UNK]}")
+
+    def _check_pieces(self) -> None:
+        """At level "bpe" the merges say it all; UNK would be one of them only in a damaged file."""
+        if self.words != pieces(self.merges) or UNK in self._ids:
+            raise InputError(
+                f"vocabulary: at level 'bpe' the words must be the 256 bytes and then what the merges make, without "
+                f"{UNK}; got {len(self.words):,} words and {len(self.merges):,} merges that do not fit"
+            )
 
     @classmethod
     def build(
@@ -104,6 +129,30 @@ class Vocabulary:
         unk = unk or len(frequent) < len(counts) or len(frequent) > size
         words = (*frequent[: size - 1], UNK) if unk else tuple(frequent)
         return cls(words=words, level=level, has_eos=has_eos, lowercase=lowercase, split_punctuation=split_punctuation)
+
+    @classmethod
+    def learn_pieces(
+        cls,
+        lines: Sequence[str],
+        *,
+        max_vocab: int | None = None,
+        min_count: int = 1,
+        has_eos: bool = False,
+        lowercase: bool = False,
+    ) -> "Vocabulary":
+        """Byte-pair pieces learned from the training lines; needs the extra ``text``. There is never an UNK.
+
+        Args:
+            lines: the training lines only, as they are: white space counts.
+            max_vocab: at most so many pieces, the 256 bytes counted; 5,000 by default.
+            min_count: pairs seen less often are not merged; 2 at least, since a pair seen once teaches nothing.
+        """
+        check_cut(min_count, max_vocab)
+        size = DEFAULT_SIZE if max_vocab is None else max_vocab
+        merges = learn_merges(
+            [line.lower() for line in lines] if lowercase else lines, size=size, min_count=max(2, min_count)
+        )
+        return cls(words=pieces(merges), level="bpe", has_eos=has_eos, lowercase=lowercase, merges=merges)
 
     @property
     def vocab_size(self) -> int:
@@ -144,13 +193,27 @@ class Vocabulary:
     def _ids(self) -> dict[str, int]:
         return {word: i for i, word in enumerate(self.words)}
 
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return make_tokenizer(self.words, self.merges)
+
     def split(self, text: str) -> list[str]:
-        """Cut one line into units, as the corpus was cut."""
+        """Cut one line into units, as the corpus was cut; at level "bpe" this needs the extra ``text``."""
+        if self.level == "bpe":
+            return [self.words[i] for i in self.encode(text)]
         return split_units(text, level=self.level, lowercase=self.lowercase, split_punctuation=self.split_punctuation)
 
     def encode(self, text: str) -> list[int]:
         """Ids of one line's units, without EOS; InputError for an unknown unit where there is no UNK."""
+        if self.level == "bpe":
+            return next(self.encode_lines([text])).tolist()
         return self.encode_units(self.split(text))
+
+    def encode_lines(self, lines: Iterable[str]) -> "Iterator[array[int]]":
+        """Ids of many lines, each as `encode`; at level "bpe" much faster than one by one."""
+        if self.level == "bpe":
+            return encode_lines(self._tokenizer, (line.lower() for line in lines) if self.lowercase else lines)
+        return (array("i", self.encode(line)) for line in lines)
 
     def encode_units(self, units: Iterable[str]) -> list[int]:
         """Ids of units that are cut already; as `encode`."""
@@ -167,7 +230,10 @@ class Vocabulary:
         )
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids up to the first EOS or PAD; words are joined by spaces, characters by nothing."""
+        """Text of ids up to the first EOS or PAD; words are joined by spaces, characters and pieces by nothing.
+
+        Pieces whose bytes are no UTF-8 give U+FFFD.
+        """
         units = []
         for i in map(int, ids):
             if i in (self.eos_id, self.pad_id):
@@ -178,22 +244,26 @@ class Vocabulary:
                     "was this sequence made with another vocabulary?"
                 )
             units.append(self.words[i])
-        return SEPARATOR[self.level].join(units)
+        return decode_pieces(units) if self.level == "bpe" else SEPARATOR[self.level].join(units)
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values, which `from_json` reads back."""
+        merges = {"merges": [list(merge) for merge in self.merges]} if self.level == "bpe" else {}
         return {
             "words": list(self.words),
             "level": self.level,
             "has_eos": self.has_eos,
             "lowercase": self.lowercase,
             "split_punctuation": self.split_punctuation,
+            **merges,  # not elsewhere: vocabularies of words and characters keep their hashes
         }
 
     @classmethod
     def from_json(cls, value: object) -> "Vocabulary":
         """The vocabulary of a `to_json` dict; InputError for anything else."""
         types = {"words": list, "level": str, "has_eos": bool, "lowercase": bool, "split_punctuation": bool}
+        if isinstance(value, Mapping) and value.get("level") == "bpe":
+            types["merges"] = list
         if not isinstance(value, Mapping) or set(value) != set(types):
             came = reprlib.repr(sorted(map(str, value))) if isinstance(value, Mapping) else type(value).__name__
             raise InputError(f"vocabulary: expected an object with the keys {sorted(types)}, got {came}")
@@ -203,7 +273,11 @@ class Vocabulary:
         for i, word in enumerate(value["words"]):
             if type(word) is not str:
                 raise InputError(f"vocabulary: words must be strings, got {type(word).__name__} at id {i}")
-        return cls(**{**value, "words": tuple(value["words"])})
+        merges = value.get("merges", [])
+        for i, merge in enumerate(merges):
+            if type(merge) is not list or [type(part) for part in merge] != [str, str]:
+                raise InputError(f"vocabulary: merges must be pairs of strings, got {reprlib.repr(merge)} at {i}")
+        return cls(**{**value, "words": tuple(value["words"]), "merges": tuple(map(tuple, merges))})
 
 
 def split_units(
@@ -222,6 +296,8 @@ def split_units(
     """
     if lowercase:
         text = text.lower()
+    if level == "bpe":
+        raise InputError("level 'bpe' cuts by merges that a vocabulary has learned; use `Vocabulary.split`")
     if level == "char":
         return list(text.strip())
     chunks = text.split()

@@ -28,7 +28,7 @@ def make_task(size: str) -> ExactTask:
     return ExactTask(tree, table_reward(tree, 5) + 0.5)
 
 
-def make_agent(tree: SequenceTree, num_envs: int = 2, **options: Any) -> SeqGAN:
+def make_agent(tree: SequenceTree, num_envs: int = 2, algorithm: type[SeqGAN] = SeqGAN, **options: Any) -> Any:
     """A small agent whose conditionals differ from prefix to prefix."""
     env = make_sb3_env(
         "SeqGAN/Exact-v0",
@@ -41,7 +41,7 @@ def make_agent(tree: SequenceTree, num_envs: int = 2, **options: Any) -> SeqGAN:
     )
     generator_options = {"embedding_dim": 2, "hidden_dim": 2, "init_std": 1.0}
     with torch_seeded(np.random.default_rng(1)):
-        agent = SeqGAN(
+        agent = algorithm(
             GeneratorPolicy, env, policy_kwargs={"generator_options": generator_options}, device="cpu", **options
         )
         torch.nn.init.normal_(agent.policy.value_head.weight)
@@ -92,7 +92,7 @@ def test_the_policy_gradient_with_exact_q_is_the_gradient_of_exact_j(size: str) 
     p_N1 = evaluation.sequence_log_probs_N.detach().exp()[:, None]
     q_NT = task.tree.q_of_sequences([q.detach() for q in evaluation.q], tokens_NT, lengths_N)
     is_action_NT = torch.arange(4) < lengths_N[:, None]
-    loss = agent._loss(SequenceBatch(tokens_NT, is_action_NT, p_N1 * q_NT, q_NT[:, 0]))
+    loss = agent._loss(SequenceBatch(tokens_NT, is_action_NT, p_N1 * q_NT, q_NT))
     got = -gradient(agent, loss)
     assert whole.abs().max() > 0.01
     assert (got - whole).abs().max() <= 1e-9
@@ -143,7 +143,7 @@ def test_the_sampled_gradient_is_unbiased_with_every_baseline(size: str) -> None
         agent.weights, agent.baseline = weights, baseline
         found = torch.stack(
             [
-                -gradient(agent, agent._loss(SequenceBatch(tokens_BT[b], is_action_BT[b], q_BT[b], q_BT[b, 0])))
+                -gradient(agent, agent._loss(SequenceBatch(tokens_BT[b], is_action_BT[b], q_BT[b], q_BT[b])))
                 for b in torch.arange(n * K).split(n)
             ]
         ).double()
@@ -248,7 +248,7 @@ def test_mean_and_sum_differ_by_the_number_of_sequences_only() -> None:
     losses = {}
     for reduction in ("mean", "sum"):
         agent = make_agent(task.tree, weights="q", normalize=False, loss=reduction)
-        losses[reduction] = float(agent._loss(SequenceBatch(tokens_BT, is_action_BT, q_BT, q_BT[:, 0])).detach())
+        losses[reduction] = float(agent._loss(SequenceBatch(tokens_BT, is_action_BT, q_BT, q_BT)).detach())
         logp_BT = agent.policy.sequence_log_prob(tokens_BT).detach()
     assert losses["sum"] == pytest.approx(-0.5 * float(logp_BT.sum()), rel=1e-5)
     assert losses["mean"] == pytest.approx(losses["sum"] / 5, rel=1e-5)
@@ -273,7 +273,7 @@ def test_prompts_and_pad_carry_no_gradient() -> None:
     tokens_BT = torch.tensor([[0, 1, 2, 0], [2, 2, 3, 4], [1, 3, 4, 4]])
     is_action_BT = torch.tensor([[False, False, True, True], [False, True, True, False], [True, True, False, False]])
     q_BT = torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    got = gradient(agent, agent._loss(SequenceBatch(tokens_BT, is_action_BT, q_BT, q_BT[:, 0])))
+    got = gradient(agent, agent._loss(SequenceBatch(tokens_BT, is_action_BT, q_BT, q_BT)))
     by_hand = -sum(
         q_BT[b, t]
         * tree.q_of_sequences(tree.policy_log_probs(agent.policy.generator), tokens_BT, torch.tensor([4, 3, 2]))[b, t]
@@ -281,7 +281,7 @@ def test_prompts_and_pad_carry_no_gradient() -> None:
     )
     assert (got - gradient(agent, by_hand)).abs().max() < 1e-12  # type: ignore[arg-type]
     noisy_BT = torch.where(is_action_BT, q_BT, 99.0)
-    again = gradient(agent, agent._loss(SequenceBatch(tokens_BT, is_action_BT, noisy_BT, q_BT[:, 0])))
+    again = gradient(agent, agent._loss(SequenceBatch(tokens_BT, is_action_BT, noisy_BT, q_BT)))
     assert torch.equal(got, again)
 
 
@@ -289,7 +289,7 @@ def test_the_critic_learns_without_touching_the_generator() -> None:
     tree = SequenceTree(3, 4, True)
     agent = make_agent(tree, baseline="learned", normalize=False)
     q_BT, tokens_BT = torch.rand(3, 4), torch.tensor([[0, 1, 2, 0], [2, 2, 3, 4], [1, 3, 4, 4]])
-    batch = SequenceBatch(tokens_BT, tokens_BT < 4, q_BT, q_BT[:, 0])
+    batch = SequenceBatch(tokens_BT, tokens_BT < 4, q_BT, q_BT)
     with_critic = gradient(agent, agent._loss(batch))
     (head,) = torch.autograd.grad(agent._loss(batch), [agent.policy.value_head.weight])
     agent.vf_coef = 0.0

@@ -21,6 +21,7 @@ from seqgan_rl.envs.exact import Evaluation, ExactTask
 from seqgan_rl.evaluation import Evaluator, TemperatureCurve
 from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer
 from seqgan_rl.rewards import ConstantReward, OracleLogRatio
+from seqgan_rl.rewards.bleu import BLEUReward
 from seqgan_rl.rollout import action_values
 from seqgan_rl.sequences.padding import check_tokens, lengths_from_tokens
 
@@ -417,6 +418,28 @@ def test_with_a_perfect_reward_it_moves_below_the_temperature_curve() -> None:
     assert gap.value < -0.15
     assert gap.value < -5 * gap.standard_error
     assert scores.entropy > 1.0  # before the collapse that a longer run meets
+
+
+@pytest.mark.parametrize("shaping", ["none", "deferred"])
+def test_with_bleu_as_reward_it_is_pg_bleu(shaping: str, small_text: str) -> None:
+    """Yu et al.'s baseline: the same agent, paid with BLEU against the training text. What is paid is that BLEU, and
+    it rises from that of random words to more than that of held-out text."""
+    env = make_sb3_env(
+        "SeqGAN/Corpus-v0", 64, corpus=small_text, reward=ConstantReward(), num_rollouts=2, shaping=shaping
+    )
+    task = env.get_attr("task")[0]
+    train_NT, valid_NT = (torch.tensor(task.corpus.splits[name].tokens_NT) for name in ("train", "valid"))
+    reward = BLEUReward(train_NT, eos_id=task.eos_id)
+    env.env_method("set_reward", reward)
+    agent, watch = make_agent(env, learning_rate=0.02), Watch()
+    agent.learn(64 * 6 * 30, callback=watch)
+    for batch in watch.batches[::10]:
+        paid_B = reward(batch.tokens_BT, batch.is_action_BT.sum(dim=1))
+        torch.testing.assert_close(batch.return_B, paid_B, rtol=0, atol=1e-6)
+    first, last = (float(watch.batches[i].return_B.mean()) for i in (0, -1))
+    held_out = float(reward(valid_NT, (valid_NT != agent.policy.num_actions).sum(dim=1)).mean())
+    assert held_out > 3 * first
+    assert last > held_out
 
 
 def test_a_penalty_that_rollouts_do_not_hold_is_refused_with_the_fix() -> None:

@@ -389,7 +389,7 @@ def test_shuffled_rewards_are_for_native_vector_environments(way: str | None, fo
         play_vector(
             gym.make_vec(CORPUS, num_envs=4, vectorization_mode=way, **arguments | {"shaping": shaping}), shaping
         )
-    with pytest.raises(ValueError, match=r"use gym\.make_vec"):
+    with pytest.raises(ValueError, match="others of its batch, but a single environment"):
         gym.make(CORPUS, **arguments)
 
 
@@ -765,7 +765,7 @@ REFUSED = [
         for reward in ("oracle", "oracle_log_ratio")
     ),
     *(
-        (env_id, {"reward": "task"}, f"reward='task' is only for SeqGAN/Exact-v0; {env_id} takes constant, ")
+        (env_id, {"reward": "task"}, f"reward='task' is only for SeqGAN/Exact-v0; {env_id} takes .* logit")
         for env_id in (ORACLE, CORPUS)
     ),
     (ORACLE, {"rollout_policy": tiny_generator(7, 9, has_eos=False)}, "rollout policy writes 9 tokens, .* has 4"),
@@ -789,7 +789,7 @@ REFUSED = [
     (EXACT, {"reward": 3}, "a reward is a Reward or a function"),
     (EXACT, {"reward": None}, "a reward is a Reward or a function"),
     (EXACT, {"task_name": "tables"}, "task_name must be"),
-    (CORPUS, {"level": "chars"}, "level must be one of word, char, got 'chars'"),
+    (CORPUS, {"level": "chars"}, "level must be one of word, char, bpe.*got 'chars'"),
     # numbers
     *((env_id, {"num_rollouts": n}, f"num_rollouts must be at least 1, got {n}") for env_id in IDS for n in (0, -1)),
     *((env_id, {"gamma": g}, r"gamma must lie in \(0, 1\], got") for env_id in IDS for g in (-1, 0, 1.1)),
@@ -838,7 +838,7 @@ REFUSED = [
         for value in (None, 2.5, b"x", object(), True)
     ),
     *(
-        (CORPUS, {"corpus": value}, "corpus must be a text file, a built-in corpus .proverbs. or a Corpus, got ")
+        (CORPUS, {"corpus": value}, "corpus must be a file, .* a built-in corpus .proverbs. or a Corpus, got ")
         for value in (None, 3, object(), b"x")
     ),
     *(

@@ -388,7 +388,7 @@ def test_render_shows_text_and_a_raster(small_text: str) -> None:
         ({"gamma": 1.5}, r"gamma must lie in \(0, 1\], got 1.5"),
         (
             {"reward": "shuffled", **FIXED, "discriminator": tiny_discriminator()},
-            "'shuffled' permutes the rewards of a batch; use gym.make_vec",
+            "ShuffledReward sets each sequence against the others of its batch, but a single environment has no others",
         ),
         ({"task_name": "tabel"}, 'task_name must be "table", "oracle" or "grammar"'),
         ({"vocab_size": 1}, "vocab_size must be at least 2"),

@@ -12,9 +12,11 @@ from seqgan_rl.evaluation import (
     DEFAULT_TEMPERATURES,
     Evaluator,
     Gap,
+    SampleScores,
     Scores,
     TemperatureCurve,
     evaluate_generator,
+    gap_over_runs,
     temperature_curve,
 )
 from seqgan_rl.models.generator import LSTMGenerator
@@ -207,3 +209,79 @@ def test_refusals(parabola: TemperatureCurve, make_scores: MakeScores) -> None:
         TemperatureCurve((0.5, 1.0), parabola.points[:3])
     with pytest.raises(ValueError, match="or else a reason"):
         Gap(value=0.1)
+
+
+@pytest.fixture
+def text_curve(make_scores: MakeScores) -> TemperatureCurve:
+    """BLEU-4 = 1 - t/2 and Self-BLEU-4 = 1 - t at t = 0.2, 0.4, 0.6: along it BLEU = (1 + Self-BLEU) / 2."""
+    temperatures = (0.2, 0.4, 0.6)
+    points = (make_scores(None, 2.0, samples={"bleu_4": 1 - t / 2, "self_bleu_4": 1 - t}) for t in temperatures)
+    return TemperatureCurve(temperatures, tuple(points))
+
+
+def test_bleu_gap_by_hand(text_curve: TemperatureCurve, make_scores: MakeScores) -> None:
+    """At Self-BLEU .7, t = 0.3, the curve has BLEU .85. Unpaired, all errors .01: .02 of BLEU, and half of .02."""
+    gap = text_curve.bleu_gap(make_scores(None, 2.0, samples={"bleu_4": 0.9, "self_bleu_4": 0.7}))
+    assert (gap.value, gap.temperature) == pytest.approx((0.05, 0.3))
+    assert gap.kind == "bleu at equal self_bleu"
+    assert gap.standard_error == pytest.approx(0.02 + 0.5 * 0.02)
+    assert gap.interval() == pytest.approx((0.05 - 1.96 * 0.03, 0.05 + 1.96 * 0.03), abs=1e-4)
+
+
+def test_noise_along_the_curve_is_none_in_the_bleu_gap(
+    text_curve: TemperatureCurve, make_sample_scores: Callable[..., SampleScores]
+) -> None:
+    """Sequences that move a model by 1 in Self-BLEU and .5 in BLEU move it along a curve of that slope; those that move
+    it the other way add up: .5 + .5."""
+    noise, none = np.array([1.0, -1, 1, -1]), np.zeros(4)
+    still = {"bleu_4": none, "self_bleu_4": none}
+    points = tuple(
+        replace(point, samples=make_sample_scores(dict(point.samples.values), influence=still))
+        for point in text_curve.points
+        if point.samples is not None
+    )
+    curve = TemperatureCurve(text_curve.temperatures, points)
+    for sign, error in ((0.5, 0.0), (-0.5, noise.std(ddof=1) / 2)):
+        moving = {"bleu_4": sign * noise, "self_bleu_4": noise}
+        samples = make_sample_scores({"bleu_4": 0.9, "self_bleu_4": 0.7}, influence=moving)
+        gap = curve.bleu_gap(replace(points[0], samples=samples))
+        assert gap.standard_error == pytest.approx(error, abs=1e-9)
+
+
+def test_bleu_gap_is_not_extrapolated(text_curve: TemperatureCurve, make_scores: MakeScores) -> None:
+    outside = text_curve.bleu_gap(make_scores(None, 2.0, samples={"bleu_4": 0.9, "self_bleu_4": 0.3}))
+    assert (outside.value, outside.interval()) == (None, None)
+    assert outside.reason == "its self_bleu_4 0.300 is outside the curve's 0.400 to 0.800"
+    assert "there is no bleu_4 or self_bleu_4" in text_curve.bleu_gap(make_scores(None, 2.0)).reason
+
+
+def test_bleus_of_other_smoothing_are_refused(
+    text_curve: TemperatureCurve, make_sample_scores: Callable[..., SampleScores]
+) -> None:
+    other = make_sample_scores({"bleu_4": 0.9, "self_bleu_4": 0.7}, smoothing="none")
+    with pytest.raises(ValueError, match="smoothing: method1 != none"):
+        text_curve.bleu_gap(replace(text_curve.points[0], samples=other))
+
+
+def test_gap_over_runs_by_hand() -> None:
+    """.1, .2, .3, each known to .03: between runs .1 / √3, sequences .03; t of 2 degrees is 4.303."""
+    gaps = [
+        Gap(value=x, standard_error=0.03, kind="nll_oracle at equal nll_test", temperature=0.8) for x in (0.1, 0.2, 0.3)
+    ]
+    mean = gap_over_runs(gaps)
+    error = math.hypot(0.1 / math.sqrt(3), 0.03)
+    assert (mean.value, mean.standard_error, mean.runs) == pytest.approx((0.2, error, 3))
+    assert mean.interval == pytest.approx((0.2 - 4.30265 * error, 0.2 + 4.30265 * error), abs=1e-4)
+    assert gap_over_runs(gaps[:1]).interval == pytest.approx(gaps[0].interval())
+
+
+def test_gaps_that_have_no_mean_are_refused() -> None:
+    one = Gap(value=0.1, standard_error=0.03, kind="nll_oracle at equal nll_test", temperature=0.8)
+    other = Gap(value=0.1, standard_error=0.03, kind="nll_test at equal nll_oracle", temperature=0.8)
+    for gaps, message in (
+        ([one, other], "nll_oracle at equal nll_test, nll_test at equal nll_oracle; report the runs one by one"),
+        ([one, Gap(reason="too far")], "got too far"),
+        ([], "no gap at all"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gap_over_runs(gaps)

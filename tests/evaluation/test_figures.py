@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -6,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from seqgan_rl.evaluation import Row, Scores, TemperatureCurve, learning_curves, quality_coverage
+from seqgan_rl.evaluation import Row, Scores, TemperatureCurve, learning_curves, quality_coverage, sweep_curves
 
 MakeScores = Callable[..., Scores]
 RECORDS: list[dict[str, Any]] = [
@@ -63,6 +64,24 @@ def test_quality_coverage_shows_models_and_temperatures(
     for absent in ("uniform", "shuffled", "random"):
         assert f"<!-- {absent}" not in drawn
     quality_coverage(curve, [], tmp_path / "curve_alone")
+
+
+def test_sweep_curves_leave_out_what_is_infinite(
+    curve: TemperatureCurve, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    partly = [make_scores(5.0, math.inf if t < 0.6 else 2 + t) for t in curve.temperatures]
+    greedy = [make_scores(5.0, math.inf) for _ in curve.temperatures]
+    curves = {name: TemperatureCurve(curve.temperatures, tuple(p)) for name, p in (("DQN", partly), ("ARS", greedy))}
+    _, svg = sweep_curves({"MLE": curve, **curves}, tmp_path / "sweep.png")
+    drawn = texts(svg)
+    for present in ("MLE", "DQN", "entropy", "distinct tokens", "NLL_test", "NLL_oracle"):
+        assert f"<!-- {present}" in drawn
+    assert "<!-- ARS" not in drawn
+    for nothing in ({}, {"ARS": curves["ARS"]}):
+        with pytest.raises(ValueError, match="must hold finite nll_oracle and nll_test"):
+            sweep_curves(nothing, tmp_path / "none")
+    with pytest.raises(ValueError, match="must hold finite bleu_4 and self_bleu_4"):
+        sweep_curves({"MLE": curve}, tmp_path / "none", quality="bleu_4", coverage="self_bleu_4")
 
 
 def test_same_numbers_give_the_same_file(tmp_path: Path) -> None:

@@ -1,11 +1,23 @@
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from seqgan_rl.evaluation import Gap, Row, Scores, score_table, verdict
+from seqgan_rl.evaluation import (
+    Gap,
+    Row,
+    SampleScores,
+    Scores,
+    TemperatureCurve,
+    gap_table,
+    sample_table,
+    score_table,
+    sweep_table,
+    verdict,
+)
 
 MakeScores = Callable[..., Scores]
 
@@ -175,6 +187,16 @@ def test_verdict_on_numbers_that_are_none(make_scores: MakeScores) -> None:
     assert "no control was scored" in verdict([("SeqGAN", make_scores(3.0, 2.5)), ("random", diverged)])
 
 
+def test_verdict_names_the_agent_and_says_that_it_was_stopped(make_scores: MakeScores) -> None:
+    rows = [("MLE", make_scores(3.3, 2.5)), ("PPO", make_scores(3.3, 2e9))]
+    plain, stopped = verdict(rows, "PPO"), verdict(rows, "PPO", stopped="at round 2 of 4: its NLL rose")
+    assert plain.startswith("PPO left NLL_oracle as it was")
+    assert "raised NLL_test by 2e+09 ±.020" in plain
+    assert "SeqGAN" not in plain
+    assert stopped == f"PPO was stopped early, at round 2 of 4: its NLL rose. {plain}"
+    assert verdict(rows) == "There is no verdict, because SeqGAN was not scored."
+
+
 def test_verdict_on_text(make_scores: MakeScores) -> None:
     rows = [
         ("MLE", make_scores(None, 4.0, entropy=4.1, distinct_tokens=900)),
@@ -197,3 +219,53 @@ def test_verdict_takes_back_what_a_reward_that_knows_nothing_does_too(make_score
         "better than temperature, but so without any judgement of a discriminator: constant; this proves nothing."
     )
     assert verdict([*rows, controls[1]]).endswith(": better than temperature.")
+
+
+def test_sample_table_by_hand(make_sample_scores: Callable[..., SampleScores]) -> None:
+    one = make_sample_scores({"bleu_4": 0.5, "distinct_2": math.nan})
+    table = sample_table([("MLE", one), ("SeqGAN", make_sample_scores({"bleu_4": 0.25}, error=math.nan))])
+    assert table.header == ("score", "MLE", "SeqGAN")
+    assert table.cells == (("bleu_4", "0.500 ±.010", "0.250"), ("distinct_2", "-", "-"))
+    notes = table.markdown()
+    assert "smoothing method1" in notes
+    assert "references test test (100), samples 100, V 50, training data not given" in notes
+    with pytest.raises(ValueError, match="reference_size: 100 != 7"):
+        sample_table([("MLE", one), ("SeqGAN", make_sample_scores({"bleu_4": 0.25}, reference_size=7))])
+    with pytest.raises(ValueError, match="at least one model"):
+        sample_table([])
+
+
+def test_scores_whose_samples_were_scored_otherwise_are_refused(
+    make_scores: MakeScores, make_sample_scores: Callable[..., SampleScores]
+) -> None:
+    one = make_scores(3.0, 2.5, samples={"bleu_4": 0.5})
+    other = replace(one, samples=make_sample_scores({"bleu_4": 0.5}, smoothing="none"))
+    with pytest.raises(ValueError, match="smoothing: method1 != none"):
+        score_table([("MLE", one), ("SeqGAN", other)])
+    score_table([("MLE", one), ("SeqGAN", make_scores(3.0, 2.5))])  # what is not there differs in nothing
+
+
+def test_sweep_table_has_entropy_and_distinct_tokens_beside_every_pair(make_scores: MakeScores) -> None:
+    temperatures = (0.5, 1.0, 1.5)
+    points = [make_scores(None, 2.0 + t, temperature=t, samples={"bleu_4": t / 2}) for t in temperatures]
+    table = sweep_table({"MLE": TemperatureCurve(temperatures, tuple(points))})
+    assert table.header == ("model", "temperature", "NLL_test", "BLEU-4", "entropy H", "distinct tokens")
+    assert table.cells[0] == ("MLE", "0.5", "2.500 ±.010", "0.250 ±.010", "2.000 ±.010", "50")
+    other = TemperatureCurve(temperatures, (make_scores(None, 2.0, seed=1),) * 3)
+    with pytest.raises(ValueError, match="seed: 0 != 1"):
+        sweep_table({"MLE": TemperatureCurve(temperatures, tuple(points)), "SeqGAN": other})
+
+
+def test_gap_table_gives_intervals_and_reasons() -> None:
+    table = gap_table({"SeqGAN": {"nll": below(-0.1), "bleu_4": Gap(reason="too far")}}, "MLE")
+    assert table.cells == (("SeqGAN", "nll_oracle at equal nll_test", "-0.100", "-0.120 to -0.080", "0.80"),)
+    assert "SeqGAN has no gap in bleu_4: too far" in table.notes
+
+
+def test_conditional_js_has_a_column_where_it_was_measured(make_scores: MakeScores) -> None:
+    measured = replace(
+        make_scores(3.0, 2.5), conditional_js=0.125, standard_errors=dict.fromkeys(["conditional_js", "nll_test"], 0.01)
+    )
+    table = score_table([("MLE", replace(measured, nll_oracle=None, kl_g_o=None, entropy=math.nan))])
+    assert table.cells[0][table.header.index("cond. JS")] == "0.125 ±.010"
+    assert "cond. JS: Jensen-Shannon of next-token" in table.notes[1]

@@ -255,7 +255,7 @@ def test_truncated_sampling_admits_that_it_cannot_write_the_data(oracle: Oracle,
     scores = evaluate_generator(make_generator(), held_out_BT, oracle=oracle, n_samples=50, top_k=1)
     assert scores.nll_test == scores.kl_o_g == math.inf
     assert scores.entropy == 0
-    assert Counter(map(math.isnan, scores.standard_errors.values())) == {True: 2, False: 3}
+    assert Counter(map(math.isnan, scores.standard_errors.values())) == {True: 2, False: 4}
 
 
 def test_scores_survive_json(oracle: Oracle, held_out_BT: Tensor) -> None:
@@ -303,3 +303,11 @@ def test_errors_over_samples_and_over_held_out_data_add_in_squares(make_scores: 
     scores = make_scores(3.0, 2.0, influence={"nll_oracle": x, "nll_test": y})
     by_hand = math.sqrt((2 / 3) / 4 + 9 * (8 / 3) / 4)
     assert combined_error([(1.0, scores, "nll_oracle"), (-3.0, scores, "nll_test")]) == pytest.approx(by_hand)
+
+
+def test_backward_bleu_is_over_held_out_data(make_scores: Any) -> None:
+    """Its error is independent of that of BLEU, which is over the samples, and adds in squares."""
+    scores = make_scores(3.0, 2.5, samples={"bleu_4": 0.5, "backward_bleu_4": 0.5, "self_bleu_4": 0.5})
+    apart, paired = ([(1.0, scores, "bleu_4"), (1.0, scores, other)] for other in ("backward_bleu_4", "self_bleu_4"))
+    assert combined_error(apart) == pytest.approx(math.hypot(0.01, 0.01))
+    assert combined_error(paired) == pytest.approx(0.02)

@@ -18,11 +18,17 @@ from seqgan_rl.discriminators.cnn import CNNDiscriminator
 from seqgan_rl.models.generator import LSTMGenerator
 from seqgan_rl.models.oracle import Oracle
 from seqgan_rl.rewards import (
+    BLEUReward,
     ConstantReward,
     DiscriminatorReward,
+    MaliGANReward,
+    MixtureReward,
+    NormalisedReward,
     OracleLogLikelihood,
     OracleLogRatio,
     RandomReward,
+    RankGANReward,
+    RankReward,
     Reward,
     ShuffledReward,
     rewards,
@@ -78,8 +84,91 @@ def test_the_logit_is_clipped_to_10_on_both_sides() -> None:
     for weight in (4.0, -4.0):
         reward_B = DiscriminatorReward(FirstTokenDiscriminator(weight), "logit")(tokens_BT, lengths_B)
         assert reward_B.tolist() == [max(-10.0, min(10.0, weight * token)) for token in range(V)]
-    with pytest.raises(ValueError, match="form must be one of probability, logit; got 'odds'"):
-        DiscriminatorReward(FirstTokenDiscriminator(), "odds")
+    with pytest.raises(
+        ValueError, match="form must be one of probability, logit, log_d, neg_log_one_minus_d, odds; got"
+    ):
+        DiscriminatorReward(FirstTokenDiscriminator(), "hinge")
+
+
+@pytest.mark.parametrize(
+    ("form", "formula"),
+    [
+        ("log_d", lambda d: math.log(d)),
+        ("neg_log_one_minus_d", lambda d: -math.log(1 - d)),
+        ("odds", lambda d: d / (1 - d)),
+    ],
+)
+def test_the_other_forms_are_their_formulas_of_d(form: str, formula: Callable[[float], float]) -> None:
+    """Of D = sigmoid(0.7 * first token), and of the logit clipped to +-10 where it is larger."""
+    tokens_BT, lengths_B = torch.arange(V)[:, None].expand(V, T), torch.full((V,), T)
+    for weight in (0.7, -0.7, 4.0, -4.0):
+        reward_B = DiscriminatorReward(FirstTokenDiscriminator(weight), form)(tokens_BT, lengths_B)
+        logits = [max(-10.0, min(10.0, weight * token)) for token in range(V)]
+        expected = [formula(1 / (1 + math.exp(-logit))) for logit in logits]
+        assert reward_B.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_rankgan_is_its_formula() -> None:
+    """Mean over references of exp(g cos(y, u)) / (exp(g cos(y, u)) + sum over comparisons of exp(g cos(s, u))), then
+    the logarithm: by loops over the discriminator's features."""
+    discriminator, real_NT = make_discriminator().eval(), some_tokens(50, seed=3)[0]
+    reward = RankGANReward(
+        discriminator, real_NT, np.random.default_rng(0), num_references=4, num_compared=7, gamma=2.5
+    )
+    (tokens_BT, lengths_B), got = some_tokens(6), []
+    assert (reward.reference_UT.shape, reward.compared_CT.shape) == ((4, T), (7, T))
+    rows = torch.cat([reward.reference_UT, reward.compared_CT])
+    assert all((row == real_NT).all(dim=1).any() for row in rows)
+
+    def cosine(one_T: Tensor, other_T: Tensor) -> float:
+        one_F, other_F = (discriminator.features(t[None])[0].detach().double() for t in (one_T, other_T))
+        return float(one_F @ other_F / (one_F.norm() * other_F.norm()))
+
+    for tokens_T in tokens_BT:
+        shares = []
+        for reference_T in reward.reference_UT:
+            own = math.exp(2.5 * cosine(tokens_T, reference_T))
+            others = sum(math.exp(2.5 * cosine(other_T, reference_T)) for other_T in reward.compared_CT)
+            shares.append(own / (own + others))
+        got.append(math.log(sum(shares) / len(shares)))
+    assert reward(tokens_BT, lengths_B).tolist() == pytest.approx(got, abs=1e-5)
+    assert np.std(got) > 0.01, "the case tells sequences apart"
+    for wrong in ({"num_references": 0}, {"num_compared": 0}, {"gamma": 0.0}):
+        with pytest.raises(ValueError, match="must be"):
+            RankGANReward(discriminator, real_NT, np.random.default_rng(0), **wrong)
+
+
+def test_a_mixture_is_the_weighted_sum_and_hands_its_discriminator_on() -> None:
+    first, second, (tokens_BT, lengths_B) = FirstTokenDiscriminator(0.7), FirstTokenDiscriminator(-0.4), some_tokens()
+    mixture = MixtureReward([(0.25, DiscriminatorReward(first)), (-2.0, MAKERS["oracle"]()), (3.0, ConstantReward())])
+    expected_B = 0.25 * first.score(tokens_BT).sigmoid() - 2 * MAKERS["oracle"]()(tokens_BT, lengths_B) + 3
+    torch.testing.assert_close(mixture(tokens_BT, lengths_B), expected_B, rtol=0, atol=1e-5)
+    assert mixture.discriminator is first
+    mixture.discriminator = second
+    assert mixture.components[0].discriminator is second
+    assert mixture.components[1].discriminator is None
+    assert mixture.reads_sequences
+    assert not MixtureReward([(1.0, ConstantReward())]).reads_sequences
+    with pytest.raises(ValueError, match="at least one reward, got none"):
+        MixtureReward([])
+
+
+def test_normalised_takes_each_batch_in_after_scoring_it() -> None:
+    """Three batches against the mean and deviation of all raw scores before; the first stays as it is."""
+    raw, reward, seen = MAKERS["oracle"](), NormalisedReward(MAKERS["oracle"]()), torch.empty(0)
+    for seed, B in enumerate((1, 7, 30, 4)):
+        tokens_BT, lengths_B = some_tokens(B, seed)
+        score_B = raw(tokens_BT, lengths_B)
+        mean, deviation = (seen.mean(), seen.std(correction=0)) if len(seen) > 1 else (0.0, 1.0)
+        torch.testing.assert_close(reward(tokens_BT, lengths_B), (score_B - mean) / deviation, rtol=1e-4, atol=1e-4)
+        seen = torch.cat([seen, score_B])
+    assert reward.count == 42
+    reward.is_frozen = True
+    once_B = reward(*some_tokens())
+    assert torch.equal(reward(*some_tokens()), once_B)
+    assert NormalisedReward(ConstantReward(2.0))(*some_tokens()).tolist() == [2.0] * 20
+    steady = NormalisedReward(ConstantReward(2.0))
+    assert [steady(*some_tokens(3))[0].item() for _ in range(3)] == [2.0, 0.0, 0.0], "no deviation divides by 1"
 
 
 def test_oracle_log_likelihood_is_nats_per_token() -> None:
@@ -112,11 +201,25 @@ def test_the_log_ratio_of_the_oracle_to_itself_is_zero() -> None:
 
 # ---------------------------------------------------------------- promises of every reward
 
+
+def frozen_after_a_batch(reward: NormalisedReward) -> NormalisedReward:
+    reward(*some_tokens(20, seed=8))
+    reward.is_frozen = True
+    return reward
+
+
 MAKERS: dict[str, Callable[[], Reward]] = {
     "discriminator": lambda: DiscriminatorReward(make_discriminator()),
     "logit": lambda: DiscriminatorReward(make_discriminator(), "logit"),
     "oracle": lambda: OracleLogLikelihood(make_oracle()),
     "oracle_log_ratio": lambda: OracleLogRatio(make_oracle(), make_generator()),
+    "log_d": lambda: DiscriminatorReward(make_discriminator(), "log_d"),
+    "neg_log_one_minus_d": lambda: DiscriminatorReward(make_discriminator(), "neg_log_one_minus_d"),
+    "odds": lambda: DiscriminatorReward(make_discriminator(), "odds"),
+    "rankgan": lambda: RankGANReward(make_discriminator(), some_tokens(90, seed=9)[0], np.random.default_rng(0)),
+    "bleu": lambda: BLEUReward(some_tokens(30, seed=9)[0], max_n=2),
+    "mixture": lambda: MixtureReward([(0.5, MAKERS["logit"]()), (-1.0, MAKERS["bleu"]())]),
+    "normalised": lambda: frozen_after_a_batch(NormalisedReward(MAKERS["logit"]())),
     "constant": lambda: ConstantReward(0.5),
     "function": lambda: FunctionReward(lambda tokens_BT, lengths_B: tokens_BT.double().mean(dim=1)),
 }
@@ -246,6 +349,19 @@ def test_a_control_continues_from_its_state(make: Callable[[int], Reward]) -> No
     assert torch.equal(second(*some_tokens()), expected_B)
 
 
+def test_running_figures_continue_from_their_state() -> None:
+    first, second = NormalisedReward(MAKERS["oracle"]()), NormalisedReward(MAKERS["oracle"]())
+    first(*some_tokens(30))
+    second(*some_tokens(9, seed=1))
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for seed in (2, 3):
+        assert torch.equal(second(*some_tokens(10, seed)), first(*some_tokens(10, seed)))
+    mixture = MixtureReward([(1.0, first), (2.0, ConstantReward())])
+    other = MixtureReward([(1.0, NormalisedReward(MAKERS["oracle"]())), (2.0, ConstantReward())])
+    other.load_state_dict(mixture.state_dict())
+    assert torch.equal(other(*some_tokens()), mixture(*some_tokens()))
+
+
 # ---------------------------------------------------------------- users' functions, names
 
 
@@ -272,16 +388,26 @@ def test_every_name_makes_its_reward_and_says_what_it_lacks() -> None:
         "discriminator": FirstTokenDiscriminator(),
         "oracle": make_oracle(),
         "generator": make_generator(),
+        "real": lambda: some_tokens(30)[0],
         "rng": np.random.default_rng(0),
     }
     kinds = {name: type(rewards[name](RewardParts(**parts))) for name in rewards}
     assert kinds == {
+        "bleu": BLEUReward,
+        "bleu2": BLEUReward,
+        "bleu3": BLEUReward,
         "constant": ConstantReward,
         "discriminator": DiscriminatorReward,
+        "log_d": DiscriminatorReward,
         "logit": DiscriminatorReward,
+        "maligan": MaliGANReward,
+        "neg_log_one_minus_d": DiscriminatorReward,
+        "normalised": NormalisedReward,
         "oracle": OracleLogLikelihood,
         "oracle_log_ratio": OracleLogRatio,
         "random": RandomReward,
+        "rank": RankReward,
+        "rankgan": RankGANReward,
         "shuffled": ShuffledReward,
     }
     lacking = RewardParts(rng=np.random.default_rng(0))
@@ -289,12 +415,13 @@ def test_every_name_makes_its_reward_and_says_what_it_lacks() -> None:
         ("logit", "needs a discriminator"),
         ("oracle", "needs the oracle"),
         ("shuffled", "needs a discriminator"),
+        ("bleu", "reward 'bleu' compares with real sequences, and the task has none"),
     ):
         with pytest.raises(InputError, match=words):
             rewards[name](lacking)
     with pytest.raises(InputError, match="needs the generator"):
         rewards["oracle_log_ratio"](RewardParts(oracle=parts["oracle"], rng=parts["rng"]))
     with pytest.raises(
-        InputError, match="unknown reward 'shufled' \\(did you mean 'shuffled'\\?\\); known are: constant, "
+        InputError, match="unknown reward 'shufled' \\(did you mean 'shuffled'\\?\\); known are: bleu, "
     ):
         rewards["shufled"]

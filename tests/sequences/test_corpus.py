@@ -181,7 +181,7 @@ def test_characters_keep_inner_spaces(write: Write) -> None:
         (b"a b", {"test_fraction": -0.1}, "test_fraction must lie in"),
         (b"a b", {"test_fraction": float("nan")}, "test_fraction must lie in.*nan"),
         (b"a b", {"valid_fraction": 0.5, "test_fraction": 0.5}, "must be less than 1, got 0.5 . 0.5"),
-        (b"a b", {"level": "byte"}, "level must be one of word, char, got 'byte'"),
+        (b"a b", {"level": "byte"}, "level must be one of word, char, bpe, got 'byte'"),
         (b"a b", {"eos": "maybe"}, "eos must be one of auto, always, never, got 'maybe'"),
         (b"a b", {"seed": -1}, "seed must be at least 0, got -1"),
         (
@@ -404,3 +404,18 @@ def test_two_hundred_thousand_lines_load_in_seconds(write: Write) -> None:
     corpus = Corpus.from_text(path, max_vocab=5_000)
     assert sum(map(len, corpus.splits.values())) == 200_000
     assert time.process_time() - start < 6
+
+
+def test_a_corpus_of_text_is_read_only_too(write: Write) -> None:
+    """Its arrays are not copied on the way in, so they must be locked where they are made."""
+    corpus = Corpus.from_text(write(numbered(9)))
+    for split in corpus.splits.values():
+        for array in (split.tokens_NT, split.lengths_N):
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0
+    ids = np.array([[0, 1]])
+    view = ids[:]
+    view.setflags(write=False)  # locked, but over memory that is not
+    split = Split(view, np.array([2]))
+    ids[0, 0] = 1
+    assert split.tokens_NT[0, 0] == 0

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqgan_rl.sequences import check_tokens, lengths_from_tokens, pad_sequences
+from seqgan_rl.sequences import check_tokens, lengths_from_tokens, pad_sequences, padding
 
 V, T = 5, 6
 word_lists = st.lists(st.lists(st.integers(0, V - 1), max_size=T), max_size=8)
@@ -78,3 +78,13 @@ def test_check_accepts_exactly_the_padded_sequences(data: st.DataObject) -> None
     except ValueError:
         accepted = False
     assert accepted == is_padded
+
+
+@pytest.mark.parametrize("n", [0, 5, 6, 7, 20])
+def test_sequences_are_padded_alike_in_parts_and_at_once(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = [[i] * (1 + i % 4) for i in range(n)]
+    whole = pad_sequences(sequences, 4, pad_id=99, eos_id=98)
+    monkeypatch.setattr(padding, "_BLOCK", 3)
+    for one, other in zip(whole, pad_sequences(sequences, 4, pad_id=99, eos_id=98), strict=True):
+        assert np.array_equal(one, other)
+    assert [[i for i in row if i < 98] for row in whole[0].tolist()] == sequences

@@ -139,7 +139,7 @@ GOOD = {"words": ["a", "b"], "level": "word", "has_eos": True, "lowercase": Fals
         ({**GOOD, "words": ["a", "b c"]}, "'b c' is not one unit"),
         ({**GOOD, "words": ["a", ""]}, "'' is not one unit"),
         ({**GOOD, "words": ["a", "bc"], "level": "char"}, "'bc' is not one unit at level 'char'"),
-        ({**GOOD, "level": "byte"}, "level must be one of word, char, got 'byte'"),
+        ({**GOOD, "level": "byte"}, "level must be one of word, char, bpe, got 'byte'"),
         ({**GOOD, "has_eos": 1}, "has_eos must be a bool, got int"),
     ],
 )
