@@ -167,7 +167,7 @@ def test_an_epoch_of_likelihood_training_agrees_to_1e_3_nats(small):
 
 
 def test_discriminator_training_agrees_to_1e_2_in_logits(small):
-    """Adam divides small gradients by their own size, so that a rounding can turn a step round; measured: up to 5e-5."""
+    """Adam divides small gradients by their own size, so that rounding can turn a step round; measured: up to 5e-5."""
 
     def fit(name: str) -> Tensor:
         network = copy.deepcopy(getattr(small, name))
