@@ -79,14 +79,17 @@ def action_values(
     B, T = tokens_BT.shape
     device = tokens_BT.device
     first_B = torch.zeros_like(lengths_B) if start_B is None else start_B
-    decoder, everyone_B, counts_T = decoder_of(policy, options), torch.arange(B, device=device), None
-    # prefixes Y_{1:t}, ordered by t; column t-1 holds the value of y_t
-    if decoder.is_static:  # all of them, for the device is not asked which are open; what is none is put right below
+    decoder, everyone_B = decoder_of(policy, options), torch.arange(B, device=device)
+    counts_T, is_open_P = None, None
+    # prefixes Y_{1:t} that are unfinished and longer than the prompt, ordered by t; column t-1 holds the value of y_t
+    t_T1 = torch.arange(1, T, device=device)[:, None]
+    is_open_TB = (t_T1 < lengths_B) & (t_T1 > first_B)
+    if decoder.is_static:  # all prefixes are completed, for the device is not asked which are open until that is done
         column_P, b_P = torch.arange((T - 1) * B, device=device) // max(B, 1), everyone_B.repeat(T - 1)
         counts_T = (0, *(B,) * (T - 1))
-    else:  # those that are unfinished and longer than the prompt
-        t_T1 = torch.arange(1, T, device=device)[:, None]
-        column_P, b_P = ((t_T1 < lengths_B) & (t_T1 > first_B)).nonzero().unbind(1)
+        is_open_P = None if decoder.eos_id is None and start_B is None else is_open_TB.flatten()
+    else:
+        column_P, b_P = is_open_TB.nonzero().unbind(1)
     q_BT = torch.zeros(B, T, device=device)
     q_BT[b_P, column_P], q_BT[everyone_B, lengths_B - 1] = _values(
         decoder,
@@ -98,6 +101,7 @@ def action_values(
         uniforms_BTNT[b_P, column_P],
         everyone_B,
         counts_T,
+        is_open_P,
     )
     column_T = torch.arange(T, device=device)
     is_over_BT = column_T >= lengths_B[:, None]
@@ -117,9 +121,14 @@ def _values(
     uniforms_PNT: Tensor,
     done_F: Tensor,
     counts_T: tuple[int, ...] | None = None,
+    is_open_P: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean rewards of N completions of the first ``start_P`` tokens of rows ``source_P`` (sorted by start; ``counts_T``
-    of :func:`complete`), Eq. (3), and rewards of the finished rows ``done_F``, all scored in one call: (P,), (F,)."""
+    of :func:`complete`), Eq. (3), and rewards of the finished rows ``done_F``, all scored in one call: (P,), (F,).
+
+    Where ``is_open_P`` is given, only those prefixes are scored (a reward may keep count of what it sees); the others
+    are worth 0.
+    """
     P, N, _ = uniforms_PNT.shape
     if N < 1:
         raise ValueError("num_rollouts must be at least 1, got 0 blocks of uniforms")
@@ -127,6 +136,11 @@ def _values(
         ones = torch.ones(P + len(done_F), dtype=torch.int64, device=tokens_BT.device)
         return reward.score(ones[:, None], ones).split([P, len(done_F)])
     full_RT, ends_R = complete(decoder, tokens_BT, source_P, start_P, uniforms_PNT, counts_T)
+    open_O = None if is_open_P is None else is_open_P.nonzero().squeeze(1)
+    if open_O is not None:
+        rows_R = (open_O[:, None] * N + torch.arange(N, device=open_O.device)).flatten()
+        full_RT, ends_R = full_RT[rows_R], ends_R[rows_R]
     scores = reward.score(torch.cat([full_RT, tokens_BT[done_F]]), torch.cat([ends_R, lengths_B[done_F]]))
     decoder.check()
-    return scores[: P * N].view(P, N).mean(dim=1), scores[P * N :]
+    means, of_done_F = scores[: len(full_RT)].view(-1, N).mean(dim=1), scores[len(full_RT) :]
+    return means if open_O is None else means.new_zeros(P).index_copy(0, open_O, means), of_done_F

@@ -1,5 +1,6 @@
 """The command line: every bad input is one line and leaves nothing behind; Ctrl-C can be undone; flags beat files."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -482,8 +483,11 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(here):
     deadline = time.monotonic() + 90
     while '"round": 3' not in _text(here / "my run" / "metrics.jsonl") and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    for _ in range(5):  # again where it came inside a destructor, in which Python passes over it
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _, err = process.communicate(timeout=60)
+            break
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "interrupted; continue with: seqgan-rl train --resume 'my run'"

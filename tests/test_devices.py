@@ -136,8 +136,9 @@ def test_the_watch_lets_pass_what_stays() -> None:
 @pytest.mark.parametrize("has_eos", [False, True], ids=["fixed", "eos"])
 @pytest.mark.parametrize("make", [small_cnn, paper_cnn])
 @pytest.mark.usefixtures("as_on_a_gpu")
-def test_a_rollout_reward_stays_on_its_device_and_reads_one_value_at_its_end(has_eos: bool, make: Any) -> None:
-    """From prefixes to action values, scoring included; the one value says that all distributions were some."""
+def test_a_rollout_reward_stays_on_its_device_and_is_waited_for_at_its_end(has_eos: bool, make: Any) -> None:
+    """From prefixes to action values, scoring included; the one value read says that all distributions were some. Where
+    sequences end early, which completions count is asked once, when all are made."""
     B, T, N, A = 4, 6, 5, 30
     options = SamplingOptions(temperature=0.9, forbidden=(3,))
     generator, discriminator = LSTMGenerator(A, T, has_eos), make(A, T)
@@ -147,7 +148,7 @@ def test_a_rollout_reward_stays_on_its_device_and_reads_one_value_at_its_end(has
     action_values(generator, DiscriminatorReward(discriminator), tokens_BT, lengths_B, uniforms, options=options)
     with Watch() as watch:
         action_values(generator, DiscriminatorReward(discriminator), tokens_BT, lengths_B, uniforms, options=options)
-    assert watch.reads == ["_local_scalar_dense"]
+    assert watch.reads == ["nonzero"] * has_eos + ["_local_scalar_dense"]
     assert watch.leaks == []
 
 

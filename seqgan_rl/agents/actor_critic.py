@@ -104,9 +104,10 @@ class ActorCritic(SeqGAN):
         super()._setup_model()
         actor = self.policy.generator
         self.critic = type(actor)(**actor.config).to(self.device)
-        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False).eval()
         self.critic_optimizer = adam(self.critic.parameters(), lr=self.critic_learning_rate)
-        self.delayed_actor = None if self.actor_update_rate == 1 else copy.deepcopy(actor).requires_grad_(False)
+        delays = self.actor_update_rate != 1
+        self.delayed_actor = copy.deepcopy(actor).requires_grad_(False).eval() if delays else None
         if self.score_differences and self.env is not None and not self.env.has_attr("reward"):
             raise ValueError(
                 "score_differences needs an environment with a `reward` that scores prefixes; leave it off"

@@ -308,7 +308,7 @@ class SeqGAN(OnPolicyAlgorithm):
     def _start(self) -> Generator:
         """``reference``: the generator as it was at the first update, unless it was set."""
         if self.reference is None:
-            self.reference = copy.deepcopy(self.policy.generator).requires_grad_(False)
+            self.reference = copy.deepcopy(self.policy.generator).requires_grad_(False).eval()
         return self.reference
 
     def learn(

@@ -95,9 +95,11 @@ class GraphCache:
         return function(*inputs)
 
     def _record(self, function: Function, inputs: tuple[Tensor, ...]) -> "_Entry":
-        own_inputs = tuple(part.clone() for part in inputs)
         try:
-            graph, outputs = self._capture(function, own_inputs)
+            # a graph made under inference mode could not be replayed outside it
+            with torch.inference_mode(False), torch.no_grad():
+                own_inputs = tuple(part.clone() for part in inputs)
+                graph, outputs = self._capture(function, own_inputs)
         except RuntimeError as error:
             if not self._has_warned:
                 self._has_warned = True

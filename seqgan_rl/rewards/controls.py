@@ -66,6 +66,7 @@ class ShuffledReward(WrappedReward):
 
     def __init__(self, inner: Reward, rng: np.random.Generator) -> None:
         super().__init__(inner)
+        self.needs_whole_batch = inner.needs_whole_batch
         self.rng = rng
         self.pool: Tensor | None = None
         """Values that wait for a sequence to be handed to, shaped as the rows were."""

@@ -16,6 +16,7 @@ from seqgan_rl.models.generator import LSTMGenerator
 from seqgan_rl.models.graphs import GraphCache
 from seqgan_rl.models.sampling import SamplingOptions
 from seqgan_rl.models.softmax_sampler import FusedKernel, SoftmaxSampler
+from seqgan_rl.rewards.base import FunctionReward
 from seqgan_rl.rollout import action_values, prefix_values
 
 torch.set_num_threads(1)
@@ -109,6 +110,28 @@ def test_values_are_the_same_both_ways(size: tuple[int, int, bool], has_prompt: 
     assert values[0].std() > 0.1
 
 
+@pytest.mark.parametrize("has_prompt", [False, True], ids=["", "prompt"])
+def test_a_reward_sees_the_same_sequences_both_ways(has_prompt: bool, as_on_a_gpu: Any) -> None:
+    """Completions of what had ended, or lay within a prompt, are not scored: some rewards keep count."""
+    T, B, N = 6, 10, 3
+    generator = make_lstm(8, T, True, init_std=1.0)
+    tokens_BT = generator.sample(B, rng=np.random.default_rng(0))
+    lengths_B = (tokens_BT != generator.pad_id).sum(dim=1)
+    start_B = torch.minimum(torch.arange(B) % 3, lengths_B - 1) if has_prompt else None
+    uniforms_BTNT = torch.rand(B, T - 1, N, T, generator=torch.Generator().manual_seed(0))
+    seen = []
+    for is_on in (False, True):
+        as_on_a_gpu(is_on)
+
+        def length(tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+            seen.append(tokens_BT)
+            return lengths_B.float()
+
+        action_values(generator, FunctionReward(length), tokens_BT, lengths_B, uniforms_BTNT, start_B=start_B)
+    assert torch.equal(seen[0], seen[1])
+    assert (lengths_B < T).any()
+
+
 def test_a_diverged_generator_is_found_at_the_end(as_on_a_gpu: Any) -> None:
     """No launch waits for the check, and what is drawn until then are token ids."""
     generator = make_lstm(5, 6, has_eos=False)
@@ -162,6 +185,19 @@ def test_a_function_is_recorded_the_second_time_and_replayed_from_then_on() -> N
     assert [len(recorder.graphs), recorder.graphs[0].replays] == [1, 3]
     for i, result in enumerate(results):  # also those handed out before later replays
         assert torch.equal(result, torch.full((3,), 2.0 * i + 1))
+
+
+def test_what_was_recorded_under_inference_mode_is_replayed_outside_it() -> None:
+    """As agents play, and then train."""
+    recorder = Recorder()
+    graphs = GraphCache(capture=recorder, device_type="cpu")
+    with torch.inference_mode():
+        for _ in range(2):
+            graphs.run("key", doubled, (torch.ones(3), torch.ones(3)))
+    result = graphs.run("key", doubled, (torch.full((3,), 2.0), torch.ones(3)))[0]
+    assert torch.equal(result, torch.full((3,), 5.0))
+    assert not result.requires_grad
+    assert recorder.graphs[0].replays == 2
 
 
 def test_another_key_or_shape_has_its_own_graph_and_the_longest_unused_is_dropped() -> None:

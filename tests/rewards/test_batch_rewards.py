@@ -140,6 +140,8 @@ def test_they_are_refused_where_there_is_no_batch(name: str) -> None:
         check_batch(reward, num_envs=2, has_eos=True)
     with pytest.raises(InputError, match="score more than 1"):
         reward(torch.zeros(1, T, dtype=torch.int64), torch.tensor([T]))
+    with pytest.raises(InputError, match="sequences that end by EOS"):  # also where a control holds it
+        check_batch(ShuffledReward(reward, np.random.default_rng(0)), num_envs=2, has_eos=True)
     for wrap in (NormalisedReward, RankReward, lambda inner: MixtureReward([(0.5, inner)])):
         with pytest.raises(InputError, match="acts on whole batches of action values and cannot be part of"):
             wrap(reward)

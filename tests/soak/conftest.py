@@ -69,9 +69,9 @@ class Growth:
         error = math.sqrt(residual_K @ residual_K / (self.BLOCKS - 2) / (centred_K @ centred_K))
         return float(slope), error
 
-    def check(self, unit: str, per: int, replay: Callable[[], Any]) -> str:
-        """A line for the summary. AssertionError where memory grows by more than ``BOUND`` + 3 standard errors, with
-        where the memory that some more work keeps was allocated."""
+    def check(self, unit: str, per: int, replay: Callable[[], Any], bound: float = BOUND) -> str:
+        """A line for the summary. AssertionError where memory grows by more than ``bound`` MB an hour + 3 standard
+        errors, with where the memory that some more work keeps was allocated."""
         slope, error = self.slope()
         (first_s, first_work, _), (last_s, last_work, last_mb) = self.samples[0], self.samples[-1]
         rate = (last_work - first_work) / (last_s - first_s)
@@ -80,7 +80,7 @@ class Growth:
             f"({slope / 3600 / rate * per:+.3f} MB per {per:,} {unit} at {rate:,.0f}/s), "
             f"{24 * slope:+.0f} ± {24 * error:.0f} MB in 24 h"
         )
-        if slope > BOUND + 3 * error:
+        if slope > bound + 3 * error:
             raise AssertionError(f"{line}; allocated and kept by a little more work:\n{where_memory_goes(replay)}")
         return line
 

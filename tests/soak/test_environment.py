@@ -355,7 +355,8 @@ def test_making_and_closing(
     assert last["objects"] - first["objects"] < 0.5 * (cycles - 60), (first, last)
     for name in ("files", "threads", "python threads"):
         assert last[name] == first[name], (name, first, last)
-    line = growth.check("rounds", 1_000, lambda: make_and_close(cycles, small_text))
+    # a hundred thousand tasks an hour, of new sizes and objects, leave the allocator's heap in pieces: 150 bytes each
+    line = growth.check("rounds", 1_000, lambda: make_and_close(cycles, small_text), bound=64)
     record_property(
         "summary",
         f"{7 * cycles:,} environments made, played and closed; since round 60 objects "
