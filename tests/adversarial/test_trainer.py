@@ -367,7 +367,7 @@ def program(*arguments, cwd):
     )
 
 
-@pytest.mark.parametrize(("algorithm", "attempt"), [("seqgan", 0), ("seqgan", 1), ("ppo", 2), ("a2c", 3)])
+@pytest.mark.parametrize(("algorithm", "attempt"), [("seqgan", 0)])  # of others, and often: test_crash.py, make soak
 def test_a_run_killed_with_sigkill_resumes_to_the_same_bytes(tiny, tmp_path, algorithm, attempt):
     agent = {"algorithm": algorithm, "rollout_update_rate": 0.7}
     config = tiny(rounds=15, agent=agent, controls=["random", "shuffled"])
