@@ -105,6 +105,10 @@ def _train(arguments: list[str]) -> int:
         config: Annotated[str | None, tyro.conf.arg(help="A YAML file of settings, nested as the flags are.")] = None
         run: Annotated[str | None, tyro.conf.arg(help="Run folder to make. None: runs/PRESET-DATE-TIME.")] = None
         resume: Annotated[str | None, tyro.conf.arg(help="Continue the run in this folder, with its settings.")] = None
+        start: Annotated[
+            str | None,
+            tyro.conf.arg(help="A run to take the MLE from and, where its settings are these, the discriminator."),
+        ] = None
         quiet: Annotated[bool, tyro.conf.arg(help="No progress bars.")] = False
         settings: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: settings)
 
@@ -116,7 +120,8 @@ def _train(arguments: list[str]) -> int:
             raise InputError(f"--resume continues with the run's own settings; leave out {', '.join(extra)}")
     run = chosen.resume or chosen.run or str(new_run_path(chosen.settings.preset.split("/")[0]))
     try:
-        result = train(chosen.settings, run, resume=chosen.resume is not None, progress=not chosen.quiet)
+        resume = chosen.resume is not None
+        result = train(chosen.settings, run, resume=resume, start=chosen.start, progress=not chosen.quiet)
     except KeyboardInterrupt:
         if not (Path(run) / "config.json").is_file():
             raise

@@ -59,6 +59,7 @@ def make_agent(config: RunConfig, data: RunData, reward: Reward, generator: Gene
         env.seed(int(stream(config.seed, f"{name} env").integers(2**31)))
         return env
 
+    T = data.corpus.sequence_length
     parts = AgentParts(
         config=config.agent,
         generator=generator,
@@ -68,8 +69,9 @@ def make_agent(config: RunConfig, data: RunData, reward: Reward, generator: Gene
             "has_eos": data.corpus.vocabulary.has_eos,
         },
         forbidden=data.forbidden,
+        real=lambda: data.split("train").to(config.device),
         make_env=make_env,
-        rounds=config.rounds,
+        rounds=max(config.rounds, -(-max(config.tokens // T, config.evaluations) // config.agent.batch_size)),
         device=torch.device(config.device),
     )
     with torch_seeded(stream(config.seed, f"{name} init")):
@@ -77,14 +79,16 @@ def make_agent(config: RunConfig, data: RunData, reward: Reward, generator: Gene
     agent.action_space.seed(int(stream(config.seed, f"{name} actions").integers(2**31)))
     if isinstance(agent.policy, GeneratorActorCritic):
         agent.policy.rng = stream(config.seed, f"{name} policy")
+    if isinstance(agent, SeqGAN):
+        agent.real_rng = stream(config.seed, f"{name} real")
     return agent
 
 
-def learn(agent: BaseAlgorithm, rounds: int, callbacks: list[BaseCallback]) -> None:
+def learn(agent: BaseAlgorithm, config: RunConfig, callbacks: list[BaseCallback]) -> None:
     """Play and train until the callbacks stop it at the start of the round after the last. FloatingPointError where the
     policy's distribution is no longer one."""
     try:
-        agent.learn(total_steps(agent, rounds), callback=callbacks, log_interval=None)  # type: ignore[arg-type]
+        agent.learn(total_steps(agent, config), callback=callbacks, log_interval=None)  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
         # torch's words for a distribution of NaN, and for a step that is no float
         if not any(words in str(error) for words in ("to satisfy the constraint", "without overflow")):
@@ -94,16 +98,45 @@ def learn(agent: BaseAlgorithm, rounds: int, callbacks: list[BaseCallback]) -> N
         ) from error
 
 
-def total_steps(agent: BaseAlgorithm, rounds: int) -> int:
-    """Steps that schedules run over: one more than ``rounds`` rounds have at the most, so that ``learn`` comes to the
+def total_steps(agent: BaseAlgorithm, config: RunConfig) -> int:
+    """Steps that schedules run over: more than all rounds, or the budget, can have, so that ``learn`` comes to the
     start of one round more, where the last is written."""
-    B, T = agent.n_envs, agent.observation_space.shape[0]  # type: ignore[index]
+    if not config.has_budget:
+        return config.rounds * round_steps(agent) + 1
+    T, is_shaped = _length(agent), _is_shaped(agent)
+    # each token of a sequence is paid by one evaluation at least where prefixes are valued, else each sequence is
+    return max(config.tokens, config.evaluations * (1 if is_shaped else T)) + round_steps(agent) + 1
+
+
+def planned_rounds(agent: BaseAlgorithm, config: RunConfig) -> int:
+    """Rounds of the run; with a budget what it comes to where no sequence ends early."""
+    if not config.has_budget:
+        return config.rounds
+    T, N = _length(agent), config.agent.num_rollouts if _is_shaped(agent) else 0
+    steps = max(config.tokens, config.evaluations * T // (1 + N * (T - 1)))
+    return max(1, -(-steps // round_steps(agent)))
+
+
+def round_steps(agent: BaseAlgorithm) -> int:
+    """Steps of one collection, at the most."""
+    B, T = agent.n_envs, _length(agent)
     if isinstance(agent, OnPolicyAlgorithm) and not isinstance(agent, SeqGAN):
         T = agent.n_steps
     elif isinstance(agent, OffPolicyAlgorithm):
         every: Any = agent.train_freq  # set up as a TrainFreq
         T = every.frequency * (T if every.unit.value == "episode" else 1)
-    return rounds * B * T + 1
+    return B * T
+
+
+def _length(agent: BaseAlgorithm) -> int:
+    """T of its environment."""
+    return int(agent.observation_space.shape[0])  # type: ignore[index]
+
+
+def _is_shaped(agent: BaseAlgorithm) -> bool:
+    """Whether its environment values prefixes by rollouts."""
+    assert agent.env is not None
+    return bool(agent.env.get_attr("shaping", indices=0)[0] != "none")
 
 
 @contextmanager
@@ -134,6 +167,7 @@ def agent_state(agent: BaseAlgorithm) -> dict[str, Any]:
         "env": env.env_method("state_dict", indices=0)[0],
         "buffer": None if buffer is None else _buffer_state(buffer),
         "policy_rng": policy.rng.bit_generator.state if isinstance(policy, GeneratorActorCritic) else None,
+        "real_rng": agent.real_rng.bit_generator.state if isinstance(agent, SeqGAN) else None,
         "actions_rng": agent.action_space.np_random.bit_generator.state,
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -160,6 +194,8 @@ def load_agent_state(agent: BaseAlgorithm, state: dict[str, Any]) -> None:
         _load_buffer(agent.replay_buffer, state["buffer"])  # type: ignore[attr-defined]
     if isinstance(policy, GeneratorActorCritic):
         policy.rng.bit_generator.state = state["policy_rng"]
+    if isinstance(agent, SeqGAN) and "real_rng" in state:  # not in states from before there was one
+        agent.real_rng.bit_generator.state = state["real_rng"]
     agent.action_space.np_random.bit_generator.state = state["actions_rng"]
     torch.set_rng_state(state["torch_rng"])
     if state["cuda_rng"] and torch.cuda.is_available():

@@ -14,6 +14,7 @@ import torch
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
 from seqgan_rl.agents.actor_critic import ActorCritic
 from seqgan_rl.agents.extractor import TokenExtractor
@@ -34,7 +35,7 @@ MINIBATCH = 256
 """Steps in a minibatch of PPO, or of TRPO's critic, about, where the round divides so."""
 BUFFER_BYTES = 2**26
 """Observations in a replay buffer by default, at the most; a checkpoint holds them all."""
-SEQGAN_ONLY = ("weights", "baseline", "normalize", "loss", "kl_coef")
+SEQGAN_ONLY = ("weights", "baseline", "normalize", "loss", "kl_coef", "mle_coef")
 """Settings of the agent that no other algorithm here has."""
 SHARED = ("learning_rate", "max_grad_norm", "ent_coef")
 """Settings of the agent that are arguments of the algorithm under the same name."""
@@ -58,6 +59,8 @@ class AgentParts:
     """``generator``, ``generator_options`` and ``has_eos`` of a policy, or a ``TokenExtractor``, with that network."""
     forbidden: tuple[int, ...]
     """Words that are never played."""
+    real: Callable[[], Tensor]
+    """Training sequences, int64, (N, T), on the device."""
     make_env: Callable[[str], VecEnv]
     """From the shaping of the reward ("rollout", "none" or "deferred") to B sub-environments of the run's data."""
     rounds: int
@@ -86,6 +89,8 @@ def seqgan(parts: AgentParts) -> SeqGAN:
         policy_kwargs=_generator_policy(parts),
     )
     agent.reference = parts.generator
+    if parts.config.mle_coef:
+        agent.real = parts.real()
     return agent
 
 

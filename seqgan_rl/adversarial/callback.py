@@ -83,6 +83,8 @@ class AdversarialCallback(BaseCallback):
         self._is_remote = False
         self._draws_fresh = False
         self._stored = 0
+        self.num_relabelled = 0
+        """Stored sequences scored again so far, each as often as it was."""
 
     def _init_callback(self) -> None:
         env = self.training_env
@@ -245,6 +247,7 @@ class AdversarialCallback(BaseCallback):
             env, num_actions = self.training_env, int(self.model.action_space.n)  # type: ignore[attr-defined]
             eos_id = num_actions - 1 if env.get_attr("has_eos", indices=0)[0] else None
             self._stored = relabel(buffer, self.reward, num_actions, eos_id, env.get_attr("device", indices=0)[0])
+            self.num_relabelled += self._stored
 
     def _send_reward(self) -> None:
         """Every environment pays by the discriminator of now."""

@@ -5,6 +5,7 @@ A preset fixes everything but the data; its version rises when its numbers chang
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -150,13 +151,16 @@ class NetworkConfig:
     """The discriminator network."""
 
     name: str = "small_cnn"
-    """A registered discriminator: paper_cnn, small_cnn, gru, transformer, or an ensemble of one of them."""
+    """A registered discriminator: paper_cnn, small_cnn, gru, causal_gru, transformer, or an ensemble of one of them."""
     widths: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Filter widths of small_cnn."""
     filters: int = 64
     """Filters of each width of small_cnn."""
     embedding_dim: int = 64
-    """Numbers per word of small_cnn, gru and transformer (its width)."""
+    """Numbers per word of small_cnn, gru, causal_gru and transformer (its width)."""
+    pretrained_embedding: bool = False
+    """Begin with the MLE's embedding of the words, rescaled, instead of random numbers; embedding_dim must be the
+    generator's."""
     pool: Literal["max", "sum"] = "max"
     """Over positions, of small_cnn."""
     dropout: float = 0.25
@@ -173,7 +177,7 @@ class NetworkConfig:
     spectral_norm: bool = False
     """Divide the weights by their spectral norms (Miyato et al. 2018)."""
     hidden_dim: int = 64
-    """Units of each direction of gru."""
+    """Units of each direction of gru, or of causal_gru."""
     num_layers: int = 2
     """Layers of transformer."""
     num_heads: int = 4
@@ -202,7 +206,7 @@ class NetworkConfig:
         """Arguments of the registered factory: those of these that it takes."""
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         ensemble = {name: options.pop(name) for name in ("member", "size")}
-        del options["name"]
+        del options["name"], options["pretrained_embedding"]
         if self._kind == "paper_cnn":  # takes all, but has sizes of its own
             options = {name: options[name] for name in ("highway", "dropout", "precision", "spectral_norm")}
         options = accepted(discriminators[self._kind], options)
@@ -215,7 +219,7 @@ class AgentConfig:
 
     algorithm: str = "seqgan"
     """A registered algorithm: seqgan, rloo, grpo, actor_critic, ppo, a2c, dqn; trpo, qrdqn with sb3-contrib. Of the
-    settings below, weights, baseline, normalize, loss and kl_coef are SeqGAN's alone."""
+    settings below, weights, baseline, normalize, loss, kl_coef and mle_coef are SeqGAN's alone."""
     options: Options = field(default_factory=dict)
     """Further arguments of the algorithm, such as n_epochs=10 clip_range=0.1 for ppo. They take the place of all that a
     preset or file gives."""
@@ -245,6 +249,8 @@ class AgentConfig:
     """Weight of the mean entropy per token."""
     kl_coef: float = 0.0
     """Weight of the mean KL divergence from the MLE per token."""
+    mle_coef: float = 0.0
+    """Weight of the mean NLL per token of as many real training sequences as are played, in the loss of each update."""
     averaging: float = 0.0
     """Share of the old average kept at each round; the average of the weights over rounds is then what is evaluated
     and kept. 0 keeps the last weights, and so does an agent that is no generator (dqn, qrdqn)."""
@@ -263,6 +269,8 @@ class AgentConfig:
             raise InputError(
                 f"batch_size and learning_rate must be above 0, got {self.batch_size}, {self.learning_rate}"
             )
+        if not 0 <= self.mle_coef < math.inf:
+            raise InputError(f"mle_coef must be a finite number of at least 0, got {self.mle_coef}")
         if not 0 <= self.averaging < 1:
             raise InputError(f"averaging must lie in [0, 1), got {self.averaging}")
         if not 0 < self.rollout_update_rate <= 1:
@@ -316,6 +324,11 @@ class RunConfig:
     agent: AgentConfig = field(default_factory=AgentConfig)
     rounds: int = 100
     """Adversarial rounds: one collection of the algorithm and its update, then the discriminator's minibatches."""
+    tokens: int = 0
+    """Above 0: not so many rounds, but until the agent has generated so many tokens (and scored ``evaluations``)."""
+    evaluations: int = 0
+    """Above 0: not so many rounds, but until the reward has scored so many sequences, completions included (and
+    ``tokens`` are generated)."""
     controls: tuple[str, ...] = ()
     """Controls run beside the agent, from the same start: mle_continued, constant, random, shuffled; and baselines,
     fitted to the same data from the start: scheduled_sampling, vae."""
@@ -334,6 +347,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.rounds < 0:
             raise InputError(f"rounds must be at least 0, got {self.rounds}")
+        if self.tokens < 0 or self.evaluations < 0:
+            raise InputError(f"tokens and evaluations must be at least 0, got {self.tokens} and {self.evaluations}")
         if self.seed < 0 or self.threads < 0:
             raise InputError(f"seed and threads must be at least 0, got {self.seed} and {self.threads}")
         if self.threads > 1024:
@@ -344,6 +359,11 @@ class RunConfig:
                     f"unknown control {control!r}{did_you_mean(control, list(NAMED_CONTROLS))}; "
                     f"known are {', '.join(NAMED_CONTROLS)}"
                 )
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the adversarial phase ends by what has been used instead of by rounds."""
+        return self.tokens > 0 or self.evaluations > 0
 
 
 def _paper(preset: str, **agent: Any) -> RunConfig:

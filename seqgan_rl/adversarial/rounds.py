@@ -5,6 +5,7 @@ the discriminator, :class:`Evaluation` scores the generator.
 """
 
 import copy
+import time
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,33 @@ class RunAdversary(AdversarialCallback):
     def state_dict(self) -> dict[str, Any]:
         """As of the callback, and how many stored sequences the last relabelling paid: on it depends when the next
         retraining is due."""
-        return {**super().state_dict(), "stored": self._stored}
+        return {**super().state_dict(), "stored": self._stored, "relabelled": self.num_relabelled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
         super().load_state_dict(state)
-        self._stored = state["stored"]
+        self._stored, self.num_relabelled = state["stored"], state["relabelled"]
+
+
+class Stopwatch:
+    """Seconds of wall time while it runs; it starts at once."""
+
+    def __init__(self) -> None:
+        self.seconds_before = 0.0
+        self._since: float | None = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """In all so far."""
+        return self.seconds_before + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    def stop(self) -> None:
+        """Stand still."""
+        self.seconds_before, self._since = self.seconds, None
+
+    def start(self) -> None:
+        """Run on."""
+        self._since = time.perf_counter()
 
 
 class Rounds(BaseCallback):
@@ -83,9 +105,12 @@ class Rounds(BaseCallback):
         self.average: Generator | None = copy.deepcopy(self.own_generator) if averages else None
         self.round = 0
         """Rounds done, each with its update."""
+        self.watch = Stopwatch()
+        """Runs while the agent and the discriminator play and train, and stands while they are scored or saved."""
         self.start_scores: dict[str, float] = {}
         self._has_warned = False
         self._has_collected = False
+        self._is_done = run.config.rounds == 0 and not run.config.has_budget
         self._returns: list[float] = []
         """Rewards of the sequences that ended in this round."""
 
@@ -108,17 +133,21 @@ class Rounds(BaseCallback):
             return
         if self._has_collected:
             self._end_round()
+        self.watch.stop()
         self.run.checkpoint_if_due(self._state_dict)
+        self.watch.start()
 
     def _end_round(self) -> None:
         """The update is done: count, check, write."""
         self.round += 1
         self._has_collected = False
         check_finite(self.agent)
-        self.agent.logger.record("tokens", self.agent.num_timesteps)
+        for name, value in self.used.items():
+            self.agent.logger.record(name, value)
         self.agent.logger.dump(self.round)
         self.bar.update(self.round - self.bar.n)
         self._take_average()
+        self._check_done()
 
     def _on_rollout_end(self) -> None:
         self._has_collected = True
@@ -140,9 +169,25 @@ class Rounds(BaseCallback):
         return not self.is_over
 
     @property
+    def used(self) -> dict[str, float]:
+        """What the agent has used so far: tokens generated, sequences scored, seconds of training."""
+        return {
+            "tokens": self.agent.num_timesteps,
+            "evaluations": self.training_env.get_attr("num_scored", indices=0)[0] + self.adversary.num_relabelled,
+            "time/training": round(self.watch.seconds, 3),
+        }
+
+    @property
     def is_over(self) -> bool:
-        """Whether the rounds are done or training was stopped."""
-        return self.round >= self.run.config.rounds or bool(self.stop_reason)
+        """Whether the rounds are done, the budget is used up, or training was stopped; as of the last round's end."""
+        return self._is_done or bool(self.stop_reason)
+
+    def _check_done(self) -> None:
+        config, used = self.run.config, self.used
+        if config.has_budget:
+            self._is_done = used["tokens"] >= config.tokens and used["evaluations"] >= config.evaluations
+        else:
+            self._is_done = self.round >= config.rounds
 
     def check(self, scores: Scores, valid_nll: float) -> None:
         """Alarm and stop: compare with the scores at the start of the adversarial phase."""
@@ -157,7 +202,7 @@ class Rounds(BaseCallback):
         if self.own_generator is not None and rise > self.run.config.evaluation.max_nll_rise:
             self.stop_reason = f"validation NLL has risen by {rise:.3g} nats per token"
             self.run.say(f"{self.name}: stopped at round {self.round}: {self.stop_reason}")
-            self.run.stopped[self.name] = f"at round {self.round} of {self.run.config.rounds}: {self.stop_reason}"
+            self.run.stopped[self.name] = f"at round {self.round} of {self.bar.total}: {self.stop_reason}"
 
     def _state_dict(self) -> dict[str, Any]:
         return {
@@ -167,6 +212,7 @@ class Rounds(BaseCallback):
             "adversary": self.adversary.state_dict(),
             "start_scores": self.start_scores,
             "has_warned": self._has_warned,
+            "seconds": self.watch.seconds,
             "average": None if self.average is None else self.average.state_dict(),
         }
 
@@ -175,8 +221,10 @@ class Rounds(BaseCallback):
         self.reward.load_state_dict(state["reward"])
         self.adversary.load_state_dict(state["adversary"])
         self.round, self.start_scores, self._has_warned = state["round"], state["start_scores"], state["has_warned"]
+        self.watch.seconds_before += state["seconds"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        self._check_done()
 
 
 class Evaluation(BaseCallback):
@@ -187,14 +235,19 @@ class Evaluation(BaseCallback):
         self.loop = loop
 
     def _on_rollout_start(self) -> None:
+        loop = self.loop
+        if loop.round % loop.run.config.evaluation.every == 0 or loop.is_over:
+            loop.watch.stop()
+            self._score()
+            loop.watch.start()
+
+    def _score(self) -> None:
         loop, run = self.loop, self.loop.run
-        if loop.round % run.config.evaluation.every and not loop.is_over:
-            return
         assert loop.adversary.trainer is not None
         generator = loop.generator
         valid_nll, held_out = run.valid_nll(generator), run.held_out(loop.adversary.trainer, generator)
         extra = {"eval/nll_valid": valid_nll} | {f"discriminator/{key}": value for key, value in held_out.items()}
-        extra["tokens"] = loop.agent.num_timesteps
+        extra |= loop.used
         scores = run.evaluate(loop.name, "round", loop.round, generator, **extra)
         quality = "" if scores.nll_oracle is None else f"NLL_oracle {scores.nll_oracle:.3f}, "
         loop.bar.set_postfix_str(

@@ -17,10 +17,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
-from seqgan_rl.adversarial.agent import global_streams, learn, make_agent
+from seqgan_rl.adversarial.agent import global_streams, learn, make_agent, planned_rounds
 from seqgan_rl.adversarial.config import RunConfig
 from seqgan_rl.adversarial.data import RunData, prepare_data
 from seqgan_rl.adversarial.player import save_player
+from seqgan_rl.adversarial.pretrained import Pretrained
 from seqgan_rl.adversarial.results import RunResult, write_results
 from seqgan_rl.adversarial.rounds import Evaluation, Rounds, RunAdversary
 from seqgan_rl.adversarial.run_folder import AgentWriter, RunFolder, new_run_path
@@ -29,7 +30,13 @@ from seqgan_rl.core.checkpoint import load_state, save_state
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.modules import check_device
 from seqgan_rl.core.streams import stream, torch_seeded
-from seqgan_rl.discriminators import Discriminator, DiscriminatorTrainer, discriminators, train_discriminator
+from seqgan_rl.discriminators import (
+    Discriminator,
+    DiscriminatorTrainer,
+    discriminators,
+    take_embedding,
+    train_discriminator,
+)
 from seqgan_rl.models.compiled import is_compiled, set_compiled
 from seqgan_rl.models.files import load_model, save_model
 from seqgan_rl.models.generator import Generator, generators
@@ -45,7 +52,12 @@ CONTINUED_EPOCHS = 20
 
 
 def train(
-    config: RunConfig, run: str | Path | None = None, *, resume: bool = False, progress: bool = True
+    config: RunConfig,
+    run: str | Path | None = None,
+    *,
+    resume: bool = False,
+    start: str | Path | None = None,
+    progress: bool = True,
 ) -> RunResult:
     """Run everything a config asks for; the same as ``seqgan-rl train``.
 
@@ -53,6 +65,8 @@ def train(
         config: see :func:`seqgan_rl.adversarial.config.preset`.
         run: the run folder; None makes ``runs/PRESET-DATE-TIME``. It must not exist, unless ``resume``.
         resume: continue the run in this folder with its own settings; ``config`` is then not looked at.
+        start: another run whose pretrained generator, and discriminator where its settings are these too, are taken
+            over instead of trained again; the numbers are those of training them.
         progress: show progress bars.
 
     Returns:
@@ -62,6 +76,24 @@ def train(
         InputError: bad settings, data or folder.
         FloatingPointError: a loss was not finite; the last checkpoint is good.
     """
+    with opened(config, run, resume=resume, start=start, progress=progress) as session:
+        session.go()
+        return write_results(
+            session.folder, session.config, session.data, stopped=session.stopped, progress=session.progress
+        )
+
+
+@contextmanager
+def opened(
+    config: RunConfig,
+    run: str | Path | None = None,
+    *,
+    resume: bool = False,
+    start: str | Path | None = None,
+    progress: bool = True,
+) -> Iterator["Run"]:
+    """A run that is held by this process: :func:`train` without its results, for who scores it otherwise. Arguments and
+    errors as there."""
     if resume:
         if run is None:
             raise InputError("resume needs the run folder to continue")
@@ -73,12 +105,15 @@ def train(
     has_data = resume and (folder / "corpus" / "corpus.json").is_file()
     data = RunData.load(folder) if has_data else prepare_data(config.data)
     _check_parts(config, data)
+    pretrained = None if resume or start is None else Pretrained.of(start, config, data)
     if not resume:
         folder = RunFolder.create(new_run_path(config.preset.split("/")[0]) if run is None else run, config)
     with folder.locked(), _compiling(config.compile):
         if not has_data:
             data.save(folder)
-        return _Run(folder, config, data, progress).go()
+        if pretrained is not None:
+            pretrained.copy_to(folder)
+        yield Run(folder, config, data, progress)
 
 
 @contextmanager
@@ -107,6 +142,8 @@ def _check_parts(config: RunConfig, data: RunData) -> None:
                 vocabulary.num_actions, T, vocabulary.has_eos, **config.generator.options
             )
             discriminator = discriminators[config.network.name](vocabulary.num_actions, T, **config.network.options)
+        if config.network.pretrained_embedding:
+            take_embedding(discriminator, generator)
         parts = RewardParts(
             discriminator=discriminator,
             oracle=data.oracle,
@@ -159,23 +196,21 @@ class _Stage:
     """Runs the stage, from the state of a checkpoint if one is given."""
 
 
-class _Run(Session):
-    """The stages of a run."""
+class Run(Session):
+    """The stages of a run: pretraining, the agent (unless there are no rounds), controls."""
 
     def __init__(self, folder: RunFolder, config: RunConfig, data: RunData, progress: bool) -> None:
         super().__init__(folder, config, data, progress)
+        name, plays = config.agent.algorithm, config.rounds > 0 or config.has_budget
         self.stages = [
             _Stage("mle", self._mle),
             _Stage("discriminator", self._discriminator),
-            _Stage(
-                config.agent.algorithm,
-                lambda state: self._agent(config.agent.algorithm, config.agent.reward, state),
-            ),
+            *([_Stage(name, lambda state: self._agent(name, config.agent.reward, state))] if plays else []),
             *(_Stage(name, self._control(name)) for name in config.controls),
         ]
 
-    def go(self) -> RunResult:
-        """All stages that are left, then the results."""
+    def go(self) -> None:
+        """All stages that are left."""
         try:
             while self.stage_index < len(self.stages):
                 self.stages[self.stage_index].go(self.stage_state)
@@ -184,7 +219,6 @@ class _Run(Session):
                 self.checkpoint(None)
         finally:
             self.log.close()
-        return write_results(self.folder, self.config, self.data, stopped=self.stopped, progress=self.progress)
 
     # --- stages -------------------------------------------------------------------------------------------------
 
@@ -223,6 +257,8 @@ class _Run(Session):
         """Algorithm 1, lines 3-4: pretrain the discriminator on the pretrained generator's samples."""
         config, generator = self.config.discriminator, self._load_generator("mle")
         trainer = self._new_trainer()
+        if self.config.network.pretrained_embedding and state is None:
+            take_embedding(trainer.discriminator, generator)
         rng = stream(self.config.seed, "discriminator fake")
         best: dict[str, Any] = {"loss": float("inf"), "waited": 0, "trainer": None}
         if state is not None:
@@ -286,13 +322,13 @@ class _Run(Session):
         pays = reward.discriminator is not None
         adversary = RunAdversary(name, trainer, agent_config.rollout_update_rate, config.seed, retrains=pays)
         with (
-            self.bar(name, config.rounds, unit="round") as bar,
+            self.bar(name, planned_rounds(agent, config), unit="round") as bar,
             global_streams(stream(config.seed, f"{name} algorithm")),
         ):
             loop = Rounds(self, name, agent, reward, adversary, bar, state)
             adversary.loop = loop
             callbacks: list[BaseCallback] = [loop, adversary, Evaluation(loop)]
-            learn(agent, config.rounds, callbacks)
+            learn(agent, config, callbacks)
         control = None if name == agent_config.algorithm else self.folder / "controls" / name
         if loop.own_generator is None:
             save_player(control or self.folder / "agent", agent)

@@ -1,11 +1,13 @@
 """SeqGAN (Yu et al., AAAI 2017) as a Stable-Baselines3 on-policy algorithm: Eqs. (6)-(8) on whole sequences.
 
 Differences from the paper, all optional: a baseline and normalised advantages (``weights="advantage"``, the default),
-the mean instead of the sum over the batch, an entropy bonus, a KL penalty to the generator at the start.
+the mean instead of the sum over the batch, an entropy bonus, a KL penalty to the generator at the start, maximum
+likelihood of real sequences mixed in.
 Letters: B sequences, T tokens each.
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -27,8 +29,10 @@ from seqgan_rl.agents.policy_gradient import (
     normalised,
     reward_to_go,
 )
+from seqgan_rl.core.streams import stream
 from seqgan_rl.discriminators.diagnostics import mean_per_position, spread
 from seqgan_rl.models.generator import Generator
+from seqgan_rl.models.likelihood import likelihood_loss
 
 Self = TypeVar("Self", bound="SeqGAN")
 Played = tuple[Tensor, Tensor, Tensor, Tensor, bool]
@@ -77,6 +81,9 @@ class SeqGAN(OnPolicyAlgorithm):
             that sums over them: it acts from about the sequence length times what one would expect.
         kl_coef: weight of their mean KL divergence from the generator as it was at the first update (after ``load``:
             as it was loaded), a mean over tokens too.
+        mle_coef: weight of the mean negative log-likelihood per token of real sequences, as many as were played, drawn
+            with replacement from the attribute ``real``, which must be set (again after ``load``). Beside the policy
+            term it acts like ``ent_coef``; the likelihood is that of pretraining, forbidden words included.
         vf_coef: weight of the critic's squared error (baseline "learned").
         policy_kwargs, stats_window_size, tensorboard_log, verbose, seed, device: as everywhere in SB3, but "auto" is
             the environment's device, where the rollouts of this policy run. ``has_eos`` and
@@ -100,6 +107,7 @@ class SeqGAN(OnPolicyAlgorithm):
         max_grad_norm: float = 5.0,
         ent_coef: float = 0.0,
         kl_coef: float = 0.0,
+        mle_coef: float = 0.0,
         vf_coef: float = 0.5,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -115,6 +123,8 @@ class SeqGAN(OnPolicyAlgorithm):
             raise ValueError(f"baseline must be one of {', '.join(BASELINES)}; got {baseline!r}")
         if loss not in ("mean", "sum"):
             raise ValueError(f'loss must be "mean" or "sum", got {loss!r}')
+        if not 0 <= mle_coef < math.inf:
+            raise ValueError(f"mle_coef must be a finite number of at least 0, got {mle_coef}")
         super().__init__(
             policy,
             env,
@@ -136,9 +146,13 @@ class SeqGAN(OnPolicyAlgorithm):
             _init_setup_model=False,
         )
         self.batch_size, self.weights, self.baseline = batch_size, weights, baseline
-        self.normalize, self.loss, self.kl_coef = normalize, loss, kl_coef
+        self.normalize, self.loss, self.kl_coef, self.mle_coef = normalize, loss, kl_coef, mle_coef
         self._device_argument = device
         self.reference: Generator | None = None
+        self.real: Tensor | None = None
+        """Real training sequences for ``mle_coef``, int64, (N, T), PAD after the end."""
+        self.real_rng = np.random.default_rng() if seed is None else stream(seed, "real minibatches")
+        """Draws from them, and nothing else does."""
         self.batch: SequenceBatch | None = None
         if _init_setup_model:
             self._setup_model()
@@ -288,7 +302,17 @@ class SeqGAN(OnPolicyAlgorithm):
             loss = loss + self.vf_coef * (value_BT - batch.q_BT)[is_action_BT].square().mean()
         if self.ent_coef or self.kl_coef:
             loss = loss + self._regularisation(batch)
+        if self.mle_coef:
+            nll = self._real_nll(len(batch.tokens_BT))
+            self.logger.record("agent/mle_loss", float(nll.detach()))
+            loss = loss + self.mle_coef * nll
         return loss
+
+    def _real_nll(self, n: int) -> Tensor:
+        """Mean negative log-likelihood of ``n`` real sequences, nats per token, a differentiable scalar."""
+        assert self.real is not None
+        rows = torch.from_numpy(self.real_rng.integers(len(self.real), size=n))
+        return likelihood_loss(self.policy.generator, self.real[rows.to(self.real.device)].to(self.device))
 
     def _regularisation(self, batch: SequenceBatch) -> Tensor:
         """- ent_coef * entropy + kl_coef * KL(policy || reference), means over actions, exact over the vocabulary."""
@@ -320,7 +344,13 @@ class SeqGAN(OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """As everywhere in SB3; whole sequences are played, so up to one batch more than ``total_timesteps``."""
+        """As everywhere in SB3; whole sequences are played, so up to one batch more than ``total_timesteps``.
+
+        Raises:
+            ValueError: ``mle_coef`` is above 0 and there are no real sequences of this length.
+        """
+        if self.mle_coef:
+            self._check_real()
         return super().learn(
             total_timesteps,
             callback,
@@ -330,5 +360,13 @@ class SeqGAN(OnPolicyAlgorithm):
             progress_bar,
         )
 
+    def _check_real(self) -> None:
+        T, found = self.policy.sequence_length, None if self.real is None else tuple(self.real.shape)
+        if found is None or len(found) != 2 or found[0] < 1 or found[1] != T:
+            raise ValueError(
+                f"mle_coef {self.mle_coef} needs real sequences, token ids of shape (N, {T}); got {found}. Set "
+                "`agent.real`, or mle_coef=0"
+            )
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "batch", "reference"]
+        return [*super()._excluded_save_params(), "batch", "reference", "real"]

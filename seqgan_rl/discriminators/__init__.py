@@ -2,8 +2,10 @@
 
 from seqgan_rl.discriminators.adversary import Adversary
 from seqgan_rl.discriminators.base import Discriminator, discriminators
+from seqgan_rl.discriminators.causal_gru import CausalGRUDiscriminator
 from seqgan_rl.discriminators.cnn import CNNDiscriminator, paper_cnn, small_cnn
 from seqgan_rl.discriminators.diagnostics import auc, calibration_error, mean_per_position, spread
+from seqgan_rl.discriminators.embedding import take_embedding
 from seqgan_rl.discriminators.ensemble import EnsembleDiscriminator
 from seqgan_rl.discriminators.gru import GRUDiscriminator
 from seqgan_rl.discriminators.training import DiscriminatorConfig, DiscriminatorTrainer, train_discriminator
@@ -12,6 +14,7 @@ from seqgan_rl.discriminators.transformer import TransformerDiscriminator
 __all__ = [
     "Adversary",
     "CNNDiscriminator",
+    "CausalGRUDiscriminator",
     "Discriminator",
     "DiscriminatorConfig",
     "DiscriminatorTrainer",
@@ -25,5 +28,6 @@ __all__ = [
     "paper_cnn",
     "small_cnn",
     "spread",
+    "take_embedding",
     "train_discriminator",
 ]

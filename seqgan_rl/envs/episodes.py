@@ -76,6 +76,8 @@ class Episodes:
         """Tokens given as a prompt."""
         self.value_BT = np.zeros((B, T), dtype=np.float32)
         """Φ after each token, for rows being shaped."""
+        self.num_scored = 0
+        """Sequences that the reward has scored: finished ones, and N completions of every prefix that was valued."""
 
     @property
     def is_finished_B(self) -> NDArray[np.bool_]:
@@ -157,8 +159,19 @@ class Episodes:
             else:
                 final_B[ended] = reward(self._tensor(self.tokens_BT[ended]), self._tensor(self.lengths_B[ended])).cpu()
             reward_B[ended] = final_B[ended]
+        self.num_scored += self._count_scored(rows, ended_B[rows])
         values = None if self.options.shaping == "none" else self.value_BT.copy()
         return StepResult(reward_B, ended_B, final_B, values)
+
+    def _count_scored(self, rows: NDArray[np.int64], ended_R: NDArray[np.bool_]) -> int:
+        """Sequences scored in a step in which these rows grew."""
+        N, finished = self.options.num_rollouts, int(ended_R.sum())
+        prefixes = {
+            "rollout": len(rows) - finished,
+            "deferred": int((self.lengths_B - self.start_B - 1)[rows[ended_R]].sum()),
+            "none": 0,
+        }
+        return finished + N * prefixes[self.options.shaping]
 
     def _shaped(
         self,
@@ -223,6 +236,7 @@ class Episodes:
             "lengths": self.lengths_B.copy(),
             "start": self.start_B.copy(),
             "values": self.value_BT.copy(),
+            "num_scored": self.num_scored,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -244,6 +258,7 @@ class Episodes:
             raise ValueError(f"state of another environment: its tokens are not those of a task with {A} actions")
         for name, array in arrays.items():
             array[...] = state[name]
+        self.num_scored = int(state.get("num_scored", 0))
 
 
 def check_state(state: Any, names: Iterable[str]) -> None:

@@ -80,6 +80,12 @@ class TaskHolder:
         return self.episodes.device
 
     @property
+    def num_scored(self) -> int:
+        """Sequences that the reward has scored in this environment: finished ones, and N completions of every prefix
+        that was valued."""
+        return self.episodes.num_scored
+
+    @property
     def has_eos(self) -> bool:
         """Whether the last action ends the sequence."""
         return self.task.has_eos

@@ -13,12 +13,12 @@ import torch
 from seqgan_rl.adversarial import rounds, session, trainer
 from seqgan_rl.adversarial.agent import agent_state, global_streams, load_agent_state, make_agent, total_steps
 from seqgan_rl.adversarial.algorithms import algorithms
-from seqgan_rl.adversarial.config import AgentConfig, NetworkConfig
+from seqgan_rl.adversarial.config import AgentConfig, NetworkConfig, RunConfig
 from seqgan_rl.adversarial.data import RunData
 from seqgan_rl.adversarial.player import Player, save_player
 from seqgan_rl.adversarial.results import evaluate, load_run, sample
 from seqgan_rl.adversarial.run_folder import RunFolder, read_metrics
-from seqgan_rl.adversarial.trainer import train
+from seqgan_rl.adversarial.trainer import opened, train
 from seqgan_rl.core.checkpoint import load_state
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.streams import stream
@@ -330,9 +330,38 @@ def test_options_reach_the_algorithm_and_the_rest_is_made_for_sequences(made):
 
 def test_schedules_run_over_the_rounds(made):
     """Rounds of whole sequences, of n_steps, of train_freq; one step more, to start a round that is not played."""
-    assert total_steps(made("seqgan"), 4) == total_steps(made("ppo"), 4) == total_steps(made("dqn"), 4) == 4 * 8 * 6 + 1
-    assert total_steps(made("ppo", n_steps=3), 4) == 4 * 8 * 3 + 1
-    assert total_steps(made("dqn", train_freq=2), 4) == 4 * 8 * 2 + 1
+    config = RunConfig(rounds=4)
+    assert {total_steps(made(name), config) for name in ("seqgan", "ppo", "dqn")} == {4 * 8 * 6 + 1}
+    assert total_steps(made("ppo", n_steps=3), config) == 4 * 8 * 3 + 1
+    assert total_steps(made("dqn", train_freq=2), config) == 4 * 8 * 2 + 1
+
+
+@pytest.mark.parametrize("algorithm", ["seqgan", "ppo", "rloo", "dqn"])
+@pytest.mark.parametrize("budget", [{"tokens": 100}, {"tokens": 50, "evaluations": 300}, {"evaluations": 40}])
+def test_a_budget_ends_with_the_first_round_that_has_used_it(tiny, tmp_path, monkeypatch, text_file, algorithm, budget):
+    """On sequences of different lengths; counted by a reward that counts."""
+    scored = []
+
+    def counting(parts):
+        def score(tokens_BT, lengths_B):
+            scored.append(len(lengths_B))
+            return lengths_B.float()
+
+        return score
+
+    check_done, at_ends = rounds.Rounds._check_done, []
+    monkeypatch.setattr(rounds.Rounds, "_check_done", lambda loop: (at_ends.append(sum(scored)), check_done(loop)))
+    monkeypatch.setitem(rewards._factories, "counting", counting)
+    agent = {"algorithm": algorithm, "reward": "counting", "rollouts": algorithm != "rloo"}
+    data = {"corpus": str(text_file), "min_count": 3, "sequence_length": None}
+    config = tiny(agent=agent, data=data, controls=[], rounds=1, **budget)
+    with opened(config, tmp_path / "run", progress=False) as run:
+        run.go()
+    rows = [row for row in read_metrics(RunFolder(tmp_path / "run")) if "round" in row and "agent/reward" in row]
+    is_used = [all(row[name] >= amount for name, amount in budget.items()) for row in rows]
+    assert is_used == [False] * (len(rows) - 1) + [True]
+    assert [row["evaluations"] for row in rows] == at_ends
+    assert rows[-1]["time/training"] > 0
 
 
 @pytest.mark.parametrize("changes", [{"n_steps": 4}, {"n_steps": 9}])
@@ -539,7 +568,7 @@ def test_the_run_says_whether_the_sampler_is_compiled(tiny, tmp_path, monkeypatc
         seen.append(is_compiled())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "_Run", prepared)
+    monkeypatch.setattr(trainer, "Run", prepared)
     for compile in (True, False):
         set_compiled(not compile)
         with pytest.raises(KeyboardInterrupt):

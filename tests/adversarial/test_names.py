@@ -24,10 +24,20 @@ from seqgan_rl.agents.rloo import RLOO
 from seqgan_rl.agents.seqgan import SeqGAN
 from seqgan_rl.core.checkpoint import load_state
 from seqgan_rl.core.errors import InputError
-from seqgan_rl.discriminators import EnsembleDiscriminator, GRUDiscriminator, TransformerDiscriminator, discriminators
+from seqgan_rl.core.streams import stream
+from seqgan_rl.discriminators import (
+    CausalGRUDiscriminator,
+    DiscriminatorTrainer,
+    EnsembleDiscriminator,
+    GRUDiscriminator,
+    TransformerDiscriminator,
+    discriminators,
+    take_embedding,
+)
 from seqgan_rl.evaluation import Scores
 from seqgan_rl.models.files import load_model
 from seqgan_rl.models.generator import generators
+from seqgan_rl.models.likelihood import nll_per_token
 from seqgan_rl.models.scheduled_sampling import ScheduledSamplingTrainer
 from seqgan_rl.models.transformer import TransformerGenerator
 from seqgan_rl.models.vae import SequenceVAE, VAETrainer
@@ -119,6 +129,8 @@ def test_bleu_as_reward_is_that_of_the_training_sequences(tiny, tmp_path):
         ({"agent": {"reward": "rank", "batch_size": 1}}, "RankReward sets each sequence against the others"),
         ({"agent": {"reward": "maligan"}, "text": True}, "end by EOS"),
         ({"agent": {"algorithm": "rloo", "kl_coef": 0.1}}, "RLOO does not have kl_coef"),
+        ({"agent": {"algorithm": "grpo", "mle_coef": 0.1}}, "GRPO does not have mle_coef"),
+        ({"agent": {"mle_coef": -0.1}}, "mle_coef must be a finite number of at least 0, got -0.1"),
         ({"agent": {"algorithm": "grpo", "options": {"beta": -1}}}, "beta must be a finite number of at least 0"),
         ({"agent": {"algorithm": "actor_critic", "options": {"gamma": 1}}}, "gamma"),
         ({"agent": {"algorithm": "rloo", "options": {"betas": 1}}}, "did you mean 'beta'"),
@@ -128,6 +140,11 @@ def test_bleu_as_reward_is_that_of_the_training_sequences(tiny, tmp_path):
         ({"network": {"name": "ensemble", "member": "cnn"}}, "unknown discriminator 'cnn'"),
         ({"network": {"name": "gru", "precision": "bfloat16"}}, "'gru' knows float32 only"),
         ({"network": {"name": "ensemble", "size": 0}}, "size must be at least 1 member"),
+        (
+            {"network": {"pretrained_embedding": True, "embedding_dim": 5}},
+            r"5 numbers a word and the generator 4; make network\.embedding_dim and generator\.embedding_dim",
+        ),
+        ({"network": {"pretrained_embedding": True, "name": "paper_cnn"}}, "64 numbers a word and the generator 4"),
         ({"controls": ["vea"]}, "did you mean 'vae'"),
         ({"scheduled_sampling": {"schedule": "cosine"}}, "schedule must be one of inverse_sigmoid"),
         ({"vae": {"word_dropout": 2}}, "word_dropout must lie in"),
@@ -208,6 +225,22 @@ def test_trpo_with_forbidden_words_learns_and_never_plays_them(tiny, tmp_path, t
     assert torch.isfinite(gradient).all()
 
 
+def test_likelihood_is_mixed_in_of_the_runs_training_sequences(tiny, tmp_path):
+    """And of no others: the data of the seqgan and its controls are the train split; the first loss is the MLE's."""
+    config = tiny(**{**SHORT, "controls": ["shuffled"]}, agent={"mle_coef": 0.5, "batch_size": 64})
+    train(config, tmp_path / "run", progress=False)
+    rows = [row for row in numbers(tmp_path / "run") if "agent/mle_loss" in row]
+    assert [(row["agent"], row["round"]) for row in rows] == [(n, k) for n in ("seqgan", "shuffled") for k in (1, 2, 3)]
+    data, mle = RunData.load(RunFolder(tmp_path / "run")), load_model(tmp_path / "run" / "mle", generators)
+    agent: Any = make_agent(config, data, ConstantReward(), mle, "seqgan")
+    assert torch.equal(agent.real, data.split("train"))
+    assert agent.mle_coef == 0.5
+    first_BT = agent.real[stream(config.seed, "seqgan real").integers(len(agent.real), size=64)]
+    assert rows[0]["agent/mle_loss"] == pytest.approx(nll_per_token(mle, first_BT), abs=1e-5)
+    assert rows[0]["agent/mle_loss"] != rows[3]["agent/mle_loss"]  # each stage draws its own
+    assert_documented(tmp_path / "run")
+
+
 # --- networks ---------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +248,11 @@ def test_trpo_with_forbidden_words_learns_and_never_plays_them(tiny, tmp_path, t
     ("network", "kind", "has"),
     [
         ({"name": "gru", "hidden_dim": 5, "spectral_norm": True}, GRUDiscriminator, {"hidden_dim": 5}),
+        (
+            {"name": "causal_gru", "hidden_dim": 5, "pretrained_embedding": True},
+            CausalGRUDiscriminator,
+            {"hidden_dim": 5},
+        ),
         ({"name": "transformer", "num_layers": 1, "num_heads": 2}, TransformerDiscriminator, {"num_layers": 1}),
         ({"name": "ensemble", "member": "gru", "size": 2}, EnsembleDiscriminator, {"member": "gru", "size": 2}),
         ({"name": "ensemble", "member": "paper_cnn", "size": 2}, EnsembleDiscriminator, {"highway": "none"}),
@@ -258,6 +296,43 @@ def test_a_run_of_other_networks_resumes_to_the_same_bytes(tiny, tmp_path, monke
     assert all(row["discriminator/squared_gradient"] >= 0 for row in rows)
     assert {row["agent"] for row in rows} == {"discriminator", "seqgan"}
     assert_documented(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("network", "generator"),
+    [
+        ({"name": "causal_gru", "hidden_dim": 4}, {}),
+        ({"name": "ensemble", "size": 2}, {"name": "transformer", "num_heads": 2}),
+    ],
+)
+def test_a_discriminator_with_the_mles_embedding_resumes_to_the_same_bytes(
+    tiny, tmp_path, monkeypatch, network, generator
+):
+    """Interrupted in its pretraining and in the agent's: its words are taken once, when it is new, and then trained."""
+    taken: list[Any] = []
+
+    def noted(discriminator: Any, mle: Any) -> None:
+        take_embedding(discriminator, mle)
+        taken.append([w.clone() for name, w in discriminator.state_dict().items() if name.endswith("embedding")])
+
+    monkeypatch.setattr(trainer, "take_embedding", noted)
+    config = tiny(**SHORT, network={"pretrained_embedding": True, **network}, generator=generator)
+    train(config, tmp_path / "whole", progress=False)
+    mle: Any = load_model(tmp_path / "whole" / "mle", generators)
+    assert len(taken) == 2  # the check of the parts, and the discriminator of the run
+    for table in taken[-1]:
+        scale = table[:20].std(correction=0) / mle.embedding[:20].std(correction=0)
+        torch.testing.assert_close(table[:20], (mle.embedding[:20] * scale).detach())
+    trained = load_state(tmp_path / "whole" / "discriminator")["weights"]
+    ends = [weight for name, weight in trained.items() if name.endswith("embedding")]
+    assert not any(torch.equal(end, start) for end, start in zip(ends, taken[-1], strict=True))
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    train_until(monkeypatch, DiscriminatorTrainer, "_update", 6, config, tmp_path / "run")
+    train_until(monkeypatch, SeqGAN, "train", 2, config, tmp_path / "run", resume=True)
+    assert len(taken) == 2 + 2 + 1  # each process checks the parts; only the first began the discriminator
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert len(taken) == 6
+    assert_same_run(tmp_path / "whole", tmp_path / "run", "generator", "discriminator")
 
 
 # --- baselines --------------------------------------------------------------------------------------------------

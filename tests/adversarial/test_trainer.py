@@ -1,5 +1,6 @@
 """Algorithm 1 as a run: whole, repeatable, undisturbed by evaluation, resumable from anywhere to the same numbers."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import torch
 import yaml
 
 from seqgan_rl.adversarial import results, rounds, session, trainer
-from seqgan_rl.adversarial.config import CONTROLS
+from seqgan_rl.adversarial.config import CONTROLS, DataConfig
 from seqgan_rl.adversarial.results import evaluate, load_run, sample
 from seqgan_rl.adversarial.run_folder import RunFolder, read_metrics
 from seqgan_rl.adversarial.trainer import train
@@ -223,6 +224,7 @@ VARIANTS: dict[str, dict] = {
     "shuffled": {"agent": {"reward": "shuffled", "baseline": "leave_one_out"}, "controls": []},
     "no rollouts": {"agent": {"rollouts": False, "baseline": "position_mean"}, "controls": []},
     "regularised": {"agent": {"ent_coef": 0.1, "kl_coef": 0.1, "baseline": "learned"}, "controls": []},
+    "mle mixed in": {"agent": {"mle_coef": 0.3}, "controls": ["random"]},
     "paper": {
         "network": {"name": "paper_cnn"},
         "generator": {"start_from_word_0": True},
@@ -255,6 +257,24 @@ def test_a_finished_run_resumes_to_its_results_without_training(finished, tmp_pa
     again = train(config, copy, resume=True, progress=False)
     assert again.verdict == result.verdict
     assert_same_run(run, copy)
+
+
+def test_a_run_that_takes_its_pretraining_over_gives_the_same_bytes(finished, tmp_path, monkeypatch):
+    config, source, _ = finished
+    monkeypatch.setattr(trainer, "CONTINUED_EPOCHS", 3)
+    same = train(config, tmp_path / "same", start=source, progress=False)
+    assert_same_run(same.folder, source)
+    other = dataclasses.replace(config, network=dataclasses.replace(config.network, filters=3))
+    run = train(other, tmp_path / "other", start=source, progress=False)
+    alone = train(other, tmp_path / "alone", progress=False)
+    assert_same_run(run.folder, alone.folder)
+
+
+@pytest.mark.parametrize("changes", [{"seed": 9}, {"data": DataConfig(vocab_size=6, sequence_length=4, data_seed=8)}])
+def test_a_start_with_other_settings_is_refused(finished, tiny, tmp_path, changes):
+    with pytest.raises(InputError, match=f"another {next(iter(changes))}"):
+        train(dataclasses.replace(tiny(), **changes), tmp_path / "run", start=finished[1], progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_resume_goes_by_the_runs_own_settings(finished, tiny, tmp_path):

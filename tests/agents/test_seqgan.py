@@ -300,6 +300,8 @@ def test_saved_and_loaded_it_predicts_the_same_and_goes_on(tmp_path: Any) -> Non
     [
         ({"weights": "Q"}, 'weights must be "q" or "advantage", got \'Q\''),
         ({"baseline": "mean"}, "baseline must be one of .* got 'mean'"),
+        ({"mle_coef": -0.5}, "mle_coef must be a finite number of at least 0, got -0.5"),
+        ({"mle_coef": float("inf")}, "mle_coef must be a finite number of at least 0, got inf"),
         ({"loss": "max"}, 'loss must be "mean" or "sum", got \'max\''),
         ({"batch_size": 10}, "batch_size must be a multiple of the 4 sub-environments, got 10"),
         ({"batch_size": 2}, "batch_size must be a multiple of the 4 sub-environments, got 2"),
@@ -324,6 +326,93 @@ def test_a_reward_that_is_no_number_stops_before_the_weights_are_spoilt() -> Non
     with pytest.raises(FloatingPointError, match="the policy gradient is not finite"):
         agent.learn(10)
     assert all(torch.equal(weight, before[name]) for name, weight in agent.policy.state_dict().items())
+
+
+# ---------------------------------------------------------------- maximum likelihood mixed in
+
+
+REAL = torch.tensor([[0, 1, 2, 3], [1, 1, 0, 2], [2, 3, 3, 3], [0, 0, 0, 0]])
+"""Of :data:`SMALL`: words 0 and 1, EOS 2, PAD 3."""
+
+
+@pytest.mark.parametrize("loss", ["mean", "sum"])
+def test_the_gradient_is_the_policys_plus_that_of_the_real_nll(loss: str) -> None:
+    """Real rows drawn by `real_rng`, as many as are played; their NLL per token by torch's own log-softmax. The word
+    that is never played still counts, as in pretraining."""
+    kwargs = GENERATOR | {"forbidden": (0,)}
+    agent = make_agent(vec_env("adapter", 6, shaping="deferred", **SMALL), loss=loss, policy_kwargs=kwargs)
+    agent.learn(1)
+    assert agent.batch is not None
+    weights = [p for p in agent.policy.generator.parameters()]
+    without = torch.autograd.grad(agent._loss(agent.batch), weights)
+    agent.mle_coef, agent.real = 0.7, REAL
+    rows = copy.deepcopy(agent.real_rng).integers(len(REAL), size=6)
+    assert len(set(rows.tolist())) > 1
+    both = torch.autograd.grad(agent._loss(agent.batch), weights)
+    drawn_BT = REAL[rows]
+    logp_BTA = agent.policy.generator.logits(drawn_BT).log_softmax(dim=2)
+    is_token_BT = drawn_BT != 3
+    nll = -logp_BTA.gather(2, drawn_BT.masked_fill(~is_token_BT, 0)[:, :, None]).squeeze(2)[is_token_BT].mean()
+    for got, policy_part, real_part in zip(both, without, torch.autograd.grad(nll, weights), strict=True):
+        torch.testing.assert_close(got, policy_part + 0.7 * real_part, rtol=1e-4, atol=1e-6)
+        assert float(real_part.abs().max()) > 0
+    assert agent.logger.name_to_value["agent/mle_loss"] == pytest.approx(float(nll.detach()), rel=1e-5)
+
+
+def test_a_weight_of_0_changes_no_number() -> None:
+    """With real sequences at hand or not; nothing is drawn and nothing logged."""
+
+    def run(real: Tensor | None, **options: Any) -> tuple[SeqGAN, Tensor]:
+        agent = make_agent(vec_env("adapter", 4, shaping="deferred", **SMALL), **options)
+        agent.real = real
+        agent.learn(60)
+        return agent, torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
+
+    (_, plain), (zero, same), (_, other) = run(None), run(REAL, mle_coef=0.0), run(REAL, mle_coef=0.1)
+    assert torch.equal(plain, same)
+    assert not torch.equal(plain, other)
+    assert "agent/mle_loss" not in zero.logger.name_to_value
+    assert zero.real_rng.bit_generator.state == make_agent(zero.get_env()).real_rng.bit_generator.state
+
+
+@pytest.mark.parametrize(
+    ("real", "words"),
+    [
+        (None, r"mle_coef 0.1 needs real sequences, token ids of shape \(N, 4\); got None. Set `agent.real`"),
+        (REAL[:, :3], r"got \(4, 3\)"),
+        (REAL[:0], r"got \(0, 4\)"),
+    ],
+)
+def test_likelihood_without_real_sequences_is_refused_before_playing(real: Tensor | None, words: str) -> None:
+    agent = make_agent(vec_env("adapter", 4, shaping="none", **SMALL), mle_coef=0.1)
+    agent.real = real
+    with pytest.raises(ValueError, match=words):
+        agent.learn(100)
+    assert agent.num_timesteps == 0
+
+
+def test_real_sequences_are_not_saved_and_their_order_goes_on(tmp_path: Any) -> None:
+    env = vec_env("adapter", 4, shaping="none", **SMALL)
+    agent = make_agent(env, mle_coef=0.1)
+    agent.real = REAL
+    agent.learn(30)
+    agent.save(tmp_path / "agent")
+    again = SeqGAN.load(tmp_path / "agent", env=env, device="cpu")
+    assert (again.real, again.mle_coef) == (None, 0.1)
+    assert again.real_rng.bit_generator.state == agent.real_rng.bit_generator.state
+    with pytest.raises(ValueError, match="needs real sequences"):
+        again.learn(30)
+
+
+def test_under_a_reward_that_says_nothing_it_is_maximum_likelihood() -> None:
+    """A constant reward has a null gradient: only the likelihood moves the policy, and all 1s become sure."""
+    env = vec_env("adapter", 16, shaping="none", **SMALL)
+    env.env_method("set_reward", ConstantReward(0.3))
+    agent = make_agent(env, baseline="leave_one_out", learning_rate=0.05, mle_coef=1.0)
+    agent.real = torch.tensor([[1, 1, 1, 1]])
+    agent.learn(16 * 4 * 40)
+    with torch.no_grad():
+        assert float(agent.policy.generator.log_prob(agent.real).exp().min()) > 0.95
 
 
 # ---------------------------------------------------------------- learning

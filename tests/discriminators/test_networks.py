@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.discriminators import (
+    CausalGRUDiscriminator,
     CNNDiscriminator,
     Discriminator,
     DiscriminatorConfig,
@@ -21,10 +22,13 @@ from seqgan_rl.discriminators import (
     GRUDiscriminator,
     TransformerDiscriminator,
     discriminators,
+    take_embedding,
 )
 from seqgan_rl.discriminators import base as discriminators_base
 from seqgan_rl.discriminators.spectral import SpectralLinear, SpectralNorm
 from seqgan_rl.models.files import load_model, save_model
+from seqgan_rl.models.generator import Generator, LSTMGenerator
+from seqgan_rl.models.transformer import TransformerGenerator
 
 torch.set_num_threads(1)
 
@@ -36,6 +40,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cnn spectral": ("small_cnn", {"widths": (1, 2), "filters": 5, "embedding_dim": 6, "spectral_norm": True}),
     "gru": ("gru", {"embedding_dim": 6, "hidden_dim": 5}),
     "gru spectral": ("gru", {"embedding_dim": 6, "hidden_dim": 5, "spectral_norm": True}),
+    "causal_gru": ("causal_gru", {"embedding_dim": 6, "hidden_dim": 5}),
+    "causal_gru spectral": ("causal_gru", {"embedding_dim": 6, "hidden_dim": 5, "spectral_norm": True}),
     "transformer": ("transformer", {"embedding_dim": 8, "num_heads": 2}),
     "transformer spectral": ("transformer", {"embedding_dim": 8, "num_heads": 2, "spectral_norm": True}),
     "ensemble": ("ensemble", {"member": "gru", "size": 3, "embedding_dim": 6, "hidden_dim": 4}),
@@ -97,7 +103,18 @@ def test_features_and_embedded_tokens_lead_to_the_same_logit(case: str) -> None:
         torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["gru", "gru spectral", "transformer", "transformer spectral", "ensemble"])
+PAD_UNREAD = (
+    "gru",
+    "gru spectral",
+    "causal_gru",
+    "causal_gru spectral",
+    "transformer",
+    "transformer spectral",
+    "ensemble",
+)
+
+
+@pytest.mark.parametrize("case", PAD_UNREAD)
 def test_pad_is_not_read(case: str) -> None:
     """A sequence of n tokens has the same logit and gradients however far it is padded."""
     network, tokens_BT = make(case), some_tokens(20)
@@ -175,6 +192,38 @@ def test_the_gru_is_torchs_over_packed_sequences() -> None:
     torch.testing.assert_close(network.features(tokens_BT), expected_BF, rtol=0, atol=1e-6)
 
 
+def test_the_causal_grus_logit_is_the_mean_of_a_slow_loop_over_prefixes() -> None:
+    """Token by token with torch's cell, the head after each, EOS (here word 0) like any token; the prefix's logit does
+    not know what follows, and the gradient is that of the loop."""
+    network, tokens_BT = make("causal_gru"), some_tokens(12)
+    assert isinstance(network, CausalGRUDiscriminator)
+    cell = nn.GRUCell(6, 5)
+    with torch.no_grad():
+        cell.weight_ih.copy_(network.weights[0].T)
+        cell.weight_hh.copy_(network.weights[1].T)
+        cell.bias_ih.copy_(network.biases[0])
+        cell.bias_hh.copy_(network.biases[1])
+    expected, positions_BT = [], network.position_logits(tokens_BT)
+    for b, row in enumerate(tokens_BT.tolist()):
+        hidden_1H, logits = torch.zeros(1, 5), []
+        for t, token in enumerate(row[: row.index(A)] if A in row else row):
+            hidden_1H = cell(network.embedding[token][None], hidden_1H)
+            logits.append(network.output(hidden_1H).squeeze())
+            torch.testing.assert_close(positions_BT[b, t], logits[-1], rtol=0, atol=1e-6)
+        assert (positions_BT[b, len(logits) :] == 0).all()
+        expected.append(sum(logits) / len(logits))
+    expected_B = torch.stack(expected)
+    torch.testing.assert_close(network(tokens_BT), expected_B, rtol=0, atol=1e-6)
+    weights = [network.embedding, network.output.weight]
+    gradients = (torch.autograd.grad(logit_B.square().sum(), weights) for logit_B in (network(tokens_BT), expected_B))
+    for got, gradient in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-6)
+    changed_BT = tokens_BT.clone()
+    changed_BT[:, 4] = torch.where(changed_BT[:, 4] == A, A, (changed_BT[:, 4] + 1) % A)
+    assert torch.equal(network.position_logits(changed_BT)[:, :4], positions_BT[:, :4])
+    assert not torch.equal(network.position_logits(changed_BT)[:, 4:], positions_BT[:, 4:])
+
+
 # ---------------------------------------------------------------- the attending one
 
 
@@ -220,6 +269,79 @@ def test_the_transformer_is_torchs_pre_norm_encoder() -> None:
 def test_impossible_networks_are_refused(name: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         discriminators[name](A, T, **options)
+
+
+# ---------------------------------------------------------------- the generator's words
+
+
+def generator_of(width: int, start_token: int | None = None, std: float = 0.1) -> LSTMGenerator:
+    """With EOS, the last action."""
+    with torch_seeded(np.random.default_rng(8)):
+        return LSTMGenerator(A, T, True, embedding_dim=width, hidden_dim=3, start_token=start_token, init_std=std)
+
+
+@pytest.mark.parametrize("case", ["small_cnn", "gru spectral", "causal_gru", "transformer", "ensemble"])
+@pytest.mark.parametrize("start_token", [None, 0])
+def test_a_discriminator_takes_the_generators_words_at_its_own_scale(case: str, start_token: int | None) -> None:
+    """Words are the generator's times one number, of the standard deviation they had; the rows of EOS and PAD and all
+    other weights are as before, the generator too, and later training reaches one of the two alone."""
+    network, V = make(case), A - 1
+    width = next(p for name, p in network.named_parameters() if name.endswith("embedding")).shape[1]
+    generator, before = generator_of(width, start_token), copy.deepcopy(network.state_dict())
+    kept = copy.deepcopy(generator.state_dict())
+    take_embedding(network, generator)
+    assert all(torch.equal(weight, kept[name]) for name, weight in generator.state_dict().items())
+    for name, weight in network.state_dict().items():
+        if not name.endswith("embedding"):
+            assert torch.equal(weight, before[name]), name
+            continue
+        own = before[name][:V].std(correction=0)
+        scale = own / generator.embedding[:V].std(correction=0)
+        torch.testing.assert_close(weight[:V], (generator.embedding[:V] * scale).detach())
+        assert float(weight[:V].std(correction=0)) == pytest.approx(float(own), rel=1e-5)
+        assert torch.equal(weight[V:], before[name][V:])
+    trainer = DiscriminatorTrainer(network, some_tokens(16), DiscriminatorConfig(), np.random.default_rng(0))
+    trainer.train(some_tokens(16, seed=3))
+    taken = torch.cat([p.detach()[:V] for name, p in network.named_parameters() if name.endswith("embedding")])
+    assert not torch.equal(taken, torch.cat([w[:V] for n, w in before.items() if n.endswith("embedding")]))
+    assert torch.equal(generator.embedding, kept["embedding"])
+
+
+def test_an_embedding_that_does_not_fit_is_refused_and_changes_nothing() -> None:
+    class Bag(Discriminator):
+        def __init__(self) -> None:
+            super().__init__(A, T)
+            self.weight = nn.Parameter(torch.zeros(A + 1))
+
+        def forward(self, tokens_BT: Tensor) -> Tensor:
+            return self.weight[tokens_BT].sum(dim=1)
+
+    network = make("ensemble")
+    before = copy.deepcopy(network.state_dict())
+    refused: tuple[tuple[Discriminator, Generator, str], ...] = (
+        (
+            network,
+            generator_of(5),
+            r"6 numbers a word and the generator 5; .*network\.embedding_dim and generator\.emb",
+        ),
+        (network, TransformerGenerator(A, T, hidden_dim=8), "6 numbers a word and the generator 8"),
+        (Bag(), generator_of(5), "the discriminator Bag has no `embedding`"),
+        (
+            discriminators["gru"](4, T, embedding_dim=5),
+            generator_of(5),
+            "GRUDiscriminator has no `embedding` with a row",
+        ),
+    )
+    for discriminator, generator, words in refused:
+        with pytest.raises(InputError, match=words):
+            take_embedding(discriminator, generator)
+    assert all(torch.equal(weight, before[name]) for name, weight in network.state_dict().items())
+
+
+def test_an_embedding_of_one_point_is_no_division_by_zero() -> None:
+    network = make("gru")
+    take_embedding(network, generator_of(6, std=0.0))
+    assert network.score(some_tokens(3)).isfinite().all()
 
 
 # ---------------------------------------------------------------- ensembles

@@ -54,7 +54,7 @@ def test_label_smoothing_is_one_sided() -> None:
         torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "gru", "transformer"])
+@pytest.mark.parametrize("name", ["small_cnn", "gru", "causal_gru", "transformer"])
 def test_the_gradient_penalty_is_r1(name: str) -> None:
     """gamma/2 mean |d logit / d embedded|^2 over the real sequences alone; the norm by finite differences in float64,
     and the step's gradient as the difference to the one without a penalty."""

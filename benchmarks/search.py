@@ -1,0 +1,113 @@
+"""What moves a model below the MLE's temperature curve at the paper's size? Every try is one run of ``corrected`` with
+some settings changed; docs/search.md holds what came out.
+
+    python benchmarks/search.py --oracle seqgan_oracle.npz --seeds 0                  every try, one seed
+    python benchmarks/search.py --oracle seqgan_oracle.npz --seeds 1 2 3 --only ...   the best again, on fresh seeds
+
+About four minutes a run on one thread. Stop it when you like: finished runs are kept, and only missing ones are made.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+TRIES: dict[str, str] = {
+    "corrected": "",
+    # rewards
+    "reward D": "--agent.reward discriminator",
+    "reward log D": "--agent.reward log_d",
+    "reward -log(1-D)": "--agent.reward neg_log_one_minus_d",
+    "reward D/(1-D) (MaliGAN)": "--agent.reward maligan",
+    "reward rank": "--agent.reward rank",
+    "reward RankGAN": "--agent.reward rankgan",
+    # discriminators
+    "init scale .1": "--network.init-scale 0.1",
+    "ensemble of 3": "--network.name ensemble --network.size 3",
+    "transformer D": "--network.name transformer --network.embedding-dim 32 --network.dropout 0.5",
+    "gru D": "--network.name gru --network.embedding-dim 32 --network.hidden-dim 32 --network.dropout 0.5",
+    "spectral norm": "--network.spectral-norm",
+    "label smoothing .1": "--discriminator.label-smoothing 0.1",
+    "gradient penalty 1": "--discriminator.gradient-penalty 1",
+    "replay half": "--discriminator.replay-share 0.5",
+    "weight decay 1": "--discriminator.weight-decay 1",
+    "20 minibatches a round": "--discriminator.minibatches-per-round 20",
+    "40 minibatches a round": "--discriminator.minibatches-per-round 40",
+    # updates
+    "B = 256": "--agent.batch-size 256",
+    "lr .002": "--agent.learning-rate 0.002",
+    "lr .0005, 120 rounds": "--agent.learning-rate 0.0005 --rounds 120",
+    "120 rounds": "--rounds 120",
+    "200 rounds, averaging .97": "--rounds 200 --agent.averaging 0.97",
+    "KL .1": "--agent.kl-coef 0.1",
+    "entropy .01": "--agent.ent-coef 0.01",
+    "RLOO, KL .05": "--agent.algorithm rloo --agent.options beta=0.05 --agent.batch-size 512 --no-agent.rollouts",
+    "GRPO, KL .05": "--agent.algorithm grpo --agent.options beta=0.05 --agent.batch-size 512 --no-agent.rollouts",
+}
+"""Flags of each try, on top of ``--preset corrected``."""
+
+
+def main() -> None:
+    """Run what is missing, then print the table of all that is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--oracle", default="0", help="seed, or .npz file of the published form")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", default=list(TRIES), choices=list(TRIES), metavar="TRY", help="some tries")
+    parser.add_argument("--folder", type=Path, default=Path("runs/search"))
+    arguments = parser.parse_args()
+    for seed in arguments.seeds:
+        for name in arguments.only:
+            _run(arguments.folder / f"seed-{seed}", name, arguments.oracle, seed)
+    print(_table(arguments.folder))
+
+
+def _run(folder: Path, name: str, oracle: str, seed: int) -> None:
+    """One try, unless it is done; the MLE is trained once a seed."""
+    run, start = folder / _slug(name), folder / _slug("corrected")
+    if (run / "results.json").is_file():
+        return
+    print(f"{name}, seed {seed}", file=sys.stderr)
+    common = f"--preset corrected --oracle {oracle} --seed {seed} --threads 1 --evaluation.every 20".split()
+    how = (
+        ["--resume", str(run)]
+        if (run / "config.json").is_file()
+        else [*common, *TRIES[name].split(), "--run", str(run)]
+    )
+    if how[0] != "--resume" and run != start and (start / "results.json").is_file():
+        how += ["--start", str(start)]
+    subprocess.run(
+        [sys.executable, "-m", "seqgan_rl", "train", "--quiet", *how], check=False, stdout=subprocess.DEVNULL
+    )
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.lower())
+
+
+def _table(folder: Path) -> str:
+    """Markdown: a row a try, with the gap of each seed."""
+    lines = [
+        "| try | seed | MLE NLL_oracle / NLL_test | NLL_oracle / NLL_test | entropy | distinct | KL(G‖O) | AUC | gap |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in TRIES:
+        for path in sorted(folder.glob(f"seed-*/{_slug(name)}/results.json")):
+            rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+            mle, row = rows["MLE"]["scores"], list(rows.values())[-1]
+            scores, gap = row["scores"], row["gap"]
+            metrics = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+            auc = [m["discriminator/auc"] for m in metrics if "eval/nll_test" in m and "discriminator/auc" in m]
+            value = "-" if gap["value"] is None else f"{gap['value']:+.3f} ±{gap['standard_error']:.3f}"
+            dagger = "†" if gap["kind"] == "nll_test at equal nll_oracle" else ""
+            lines.append(
+                f"| {name} | {path.parent.parent.name[5:]} | {mle['nll_oracle']:.3f} / {mle['nll_test']:.3f} "
+                f"| {scores['nll_oracle']:.3f} / {scores['nll_test']:.3f} | {scores['entropy']:.3f} "
+                f"| {scores['distinct_tokens']:,} | {scores['nll_oracle'] - scores['entropy']:.3f} "
+                f"| {auc[0]:.2f} → {auc[-1]:.2f} | {value}{dagger} |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
