@@ -1,0 +1,1 @@
+"""Agents against each other over seeds and tasks: what a difference is worth."""
