@@ -15,35 +15,38 @@ from pathlib import Path
 
 TRIES: dict[str, str] = {
     "corrected": "",
-    # rewards
     "reward D": "--agent.reward discriminator",
     "reward log D": "--agent.reward log_d",
-    "reward -log(1-D)": "--agent.reward neg_log_one_minus_d",
-    "reward D/(1-D) (MaliGAN)": "--agent.reward maligan",
-    "reward rank": "--agent.reward rank",
-    "reward RankGAN": "--agent.reward rankgan",
-    # discriminators
-    "init scale .1": "--network.init-scale 0.1",
+    # a discriminator that generalises
+    "MLE's embedding in D": "--network.pretrained-embedding",
+    "causal D": "--network.name causal_gru --network.embedding-dim 32 --network.hidden-dim 32",
     "ensemble of 3": "--network.name ensemble --network.size 3",
-    "transformer D": "--network.name transformer --network.embedding-dim 32 --network.dropout 0.5",
-    "gru D": "--network.name gru --network.embedding-dim 32 --network.hidden-dim 32 --network.dropout 0.5",
-    "spectral norm": "--network.spectral-norm",
-    "label smoothing .1": "--discriminator.label-smoothing 0.1",
     "gradient penalty 1": "--discriminator.gradient-penalty 1",
-    "replay half": "--discriminator.replay-share 0.5",
     "weight decay 1": "--discriminator.weight-decay 1",
-    "20 minibatches a round": "--discriminator.minibatches-per-round 20",
-    "40 minibatches a round": "--discriminator.minibatches-per-round 40",
+    "init scale .1": "--network.init-scale 0.1",
     # updates
+    "MLE mixed in, 20": "--agent.mle-coef 20",
     "B = 256": "--agent.batch-size 256",
-    "lr .002": "--agent.learning-rate 0.002",
-    "lr .0005, 120 rounds": "--agent.learning-rate 0.0005 --rounds 120",
     "120 rounds": "--rounds 120",
-    "200 rounds, averaging .97": "--rounds 200 --agent.averaging 0.97",
-    "KL .1": "--agent.kl-coef 0.1",
-    "entropy .01": "--agent.ent-coef 0.01",
     "RLOO, KL .05": "--agent.algorithm rloo --agent.options beta=0.05 --agent.batch-size 512 --no-agent.rollouts",
     "GRPO, KL .05": "--agent.algorithm grpo --agent.options beta=0.05 --agent.batch-size 512 --no-agent.rollouts",
+    "KL .1": "--agent.kl-coef 0.1",
+    "lr .002": "--agent.learning-rate 0.002",
+    "lr .0005, 120 rounds": "--agent.learning-rate 0.0005 --rounds 120",
+    "200 rounds, averaging .97": "--rounds 200 --agent.averaging 0.97",
+    # rewards
+    "reward rank": "--agent.reward rank",
+    "reward D/(1-D) (MaliGAN)": "--agent.reward maligan",
+    "reward RankGAN": "--agent.reward rankgan",
+    "reward -log(1-D)": "--agent.reward neg_log_one_minus_d",
+    # more of the same
+    "20 minibatches a round": "--discriminator.minibatches-per-round 20",
+    "label smoothing .1": "--discriminator.label-smoothing 0.1",
+    "replay half": "--discriminator.replay-share 0.5",
+    "spectral norm": "--network.spectral-norm",
+    "entropy .01": "--agent.ent-coef 0.01",
+    "transformer D": "--network.name transformer --network.dropout 0.5",
+    "GRU D": "--network.name gru --network.hidden-dim 32",
 }
 """Flags of each try, on top of ``--preset corrected``."""
 
