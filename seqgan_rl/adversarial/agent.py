@@ -74,13 +74,18 @@ def make_agent(config: RunConfig, data: RunData, reward: Reward, generator: Gene
         rounds=max(config.rounds, -(-max(config.tokens // T, config.evaluations) // config.agent.batch_size)),
         device=torch.device(config.device),
     )
-    with torch_seeded(stream(config.seed, f"{name} init")):
-        agent = algorithms[config.agent.algorithm](parts)
-    agent.action_space.seed(int(stream(config.seed, f"{name} actions").integers(2**31)))
+    return seeded_agent(parts, config.seed, name)
+
+
+def seeded_agent(parts: AgentParts, seed: int, name: str) -> BaseAlgorithm:
+    """The algorithm made from its parts, with random streams of its own."""
+    with torch_seeded(stream(seed, f"{name} init")):
+        agent = algorithms[parts.config.algorithm](parts)
+    agent.action_space.seed(int(stream(seed, f"{name} actions").integers(2**31)))
     if isinstance(agent.policy, GeneratorActorCritic):
-        agent.policy.rng = stream(config.seed, f"{name} policy")
+        agent.policy.rng = stream(seed, f"{name} policy")
     if isinstance(agent, SeqGAN):
-        agent.real_rng = stream(config.seed, f"{name} real")
+        agent.real_rng = stream(seed, f"{name} real")
     return agent
 
 
@@ -105,7 +110,8 @@ def total_steps(agent: BaseAlgorithm, config: RunConfig) -> int:
         return config.rounds * round_steps(agent) + 1
     T, is_shaped = _length(agent), _is_shaped(agent)
     # each token of a sequence is paid by one evaluation at least where prefixes are valued, else each sequence is
-    return max(config.tokens, config.evaluations * (1 if is_shaped else T)) + round_steps(agent) + 1
+    needed = max(config.tokens, config.evaluations * (1 if is_shaped else T))
+    return needed + agent.n_envs * T + round_steps(agent) + 1  # sequences that are not finished yet are paid for later
 
 
 def planned_rounds(agent: BaseAlgorithm, config: RunConfig) -> int:

@@ -292,8 +292,14 @@ class EvaluationConfig:
 
     every: int = 10
     """Rounds between two evaluations."""
+    at: tuple[int, ...] = ()
+    """Generated tokens at which to evaluate too: at the start of the first round that has so many."""
     samples: int = 2048
     """Sequences drawn for an evaluation during training."""
+    sample_scores: bool = False
+    """Score samples by BLEU and diversity too at every evaluation."""
+    reward: str | None = None
+    """Score samples by this reward too at every evaluation; one without a discriminator or a state, such as bleu."""
     final_samples: int = 4992
     """Sequences drawn for the final table."""
     max_nll_rise: float = 0.5
@@ -304,6 +310,10 @@ class EvaluationConfig:
         for name, least in (("every", 1), ("samples", 2), ("final_samples", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"evaluation: {name} must be at least {least}, got {getattr(self, name)}")
+        if any(tokens < 1 for tokens in self.at):
+            raise InputError(f"evaluation: at must hold numbers of tokens above 0, got {self.at}")
+        if self.reward is not None and (rewards.needs_discriminator(self.reward) or self.reward == "random"):
+            raise InputError(f"evaluation: reward must be one without a discriminator or a state, got {self.reward!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,6 +110,8 @@ class Rounds(BaseCallback):
         self.start_scores: dict[str, float] = {}
         self._has_warned = False
         self._has_collected = False
+        self.tokens_before = self._tokens_at_start = 0
+        """Tokens generated when the last round began."""
         self._is_done = run.config.rounds == 0 and not run.config.has_budget
         self._returns: list[float] = []
         """Rewards of the sequences that ended in this round."""
@@ -129,10 +131,12 @@ class Rounds(BaseCallback):
             with fitting(self.run.folder):
                 self._load(self._state)
             self._state = None
+            self._tokens_at_start = self.agent.num_timesteps
             self.bar.update(self.round - self.bar.n)
             return
         if self._has_collected:
             self._end_round()
+        self._tokens_at_start = self.agent.num_timesteps
         self.watch.stop()
         self.run.checkpoint_if_due(self._state_dict)
         self.watch.start()
@@ -140,6 +144,7 @@ class Rounds(BaseCallback):
     def _end_round(self) -> None:
         """The update is done: count, check, write."""
         self.round += 1
+        self.tokens_before = self._tokens_at_start
         self._has_collected = False
         check_finite(self.agent)
         for name, value in self.used.items():
@@ -213,6 +218,7 @@ class Rounds(BaseCallback):
             "start_scores": self.start_scores,
             "has_warned": self._has_warned,
             "seconds": self.watch.seconds,
+            "tokens_before": self.tokens_before,
             "average": None if self.average is None else self.average.state_dict(),
         }
 
@@ -222,6 +228,7 @@ class Rounds(BaseCallback):
         self.adversary.load_state_dict(state["adversary"])
         self.round, self.start_scores, self._has_warned = state["round"], state["start_scores"], state["has_warned"]
         self.watch.seconds_before += state["seconds"]
+        self.tokens_before = state["tokens_before"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self._check_done()
@@ -236,7 +243,9 @@ class Evaluation(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         loop = self.loop
-        if loop.round % loop.run.config.evaluation.every == 0 or loop.is_over:
+        config = loop.run.config.evaluation
+        is_at_mark = any(loop.tokens_before < mark <= loop.agent.num_timesteps for mark in config.at)
+        if loop.round % config.every == 0 or loop.is_over or is_at_mark:
             loop.watch.stop()
             self._score()
             loop.watch.start()

@@ -20,6 +20,8 @@ from seqgan_rl.discriminators import DiscriminatorTrainer
 from seqgan_rl.evaluation import Scores
 from seqgan_rl.models.generator import Generator
 from seqgan_rl.models.likelihood import nll_per_token
+from seqgan_rl.rewards import Reward, rewards
+from seqgan_rl.rewards.base import RewardParts, as_reward
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,9 @@ class Session:
         self.stopped: dict[str, str] = dict(checkpoint.get("stopped", {}))
         """Why the stages that a guard has stopped were stopped."""
         self.log = MetricsLog(folder, checkpoint["metrics_bytes"])
-        self.evaluator = make_evaluator(data, config.evaluation.samples, self.device)
+        smoothing = "method1" if config.evaluation.sample_scores else None
+        self.evaluator = make_evaluator(data, config.evaluation.samples, self.device, smoothing=smoothing)
+        self.reward_of_samples = reward_of_samples(config, data)
         self._saved_at = time.monotonic()
 
     def checkpoint(self, state: dict[str, Any] | None) -> None:
@@ -72,8 +76,17 @@ class Session:
         """Score a generator on the test split, and write one row of ``eval/`` metrics."""
         scores = self.evaluator.scores(generator)
         record = {f"eval/{key}": value for key, value in scores.metrics().items()} | extra
+        if self.reward_of_samples is not None:
+            record["eval/reward"] = self.mean_reward(generator, self.reward_of_samples)
         self.log.write(agent, step_name, step, record)
         return scores
+
+    def mean_reward(self, generator: Generator, reward: Reward) -> float:
+        """Mean reward of sequences drawn for the purpose, the same random numbers every time."""
+        n, rng = self.config.evaluation.samples, stream(self.config.seed, "reward of samples")
+        tokens_NT = generator.sample(n, forbidden=self.data.forbidden, rng=rng)
+        lengths_N = (tokens_NT != generator.pad_id).sum(dim=1)
+        return float(reward.score(tokens_NT, lengths_N).mean())
 
     def valid_nll(self, generator: Generator) -> float:
         """NLL of the validation split, nats per token."""
@@ -87,6 +100,19 @@ class Session:
         record = trainer.held_out(valid_BT, fake_BT)
         names = {"auc": "held_out_auc", **{name: name for name in ("held_out_loss", "held_out_calibration")}}
         return {name: record[key] for name, key in names.items()}
+
+
+def reward_of_samples(config: RunConfig, data: RunData) -> Reward | None:
+    """What evaluations score samples by, if they do. InputError where the task lacks what it needs."""
+    if config.evaluation.reward is None:
+        return None
+    parts = RewardParts(
+        oracle=data.oracle,
+        real=lambda: data.split("train").to(config.device),
+        eos_id=data.corpus.vocabulary.eos_id,
+        rng=stream(config.seed, "reward of samples"),
+    )
+    return as_reward(rewards[config.evaluation.reward](parts))
 
 
 @contextmanager

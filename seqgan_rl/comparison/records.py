@@ -1,7 +1,7 @@
 """What a comparison has measured: jobs, their scores along the way, and what each score means.
 
-A *task* is what agents are compared on (``adversarial``, ``frozen-oracle``, ``exact-table``); a *job* is one agent on one
-task with one seed. Everything here is plain data, so that statistics, figures and report need nothing else.
+A *task* is what agents are compared on (``adversarial``, ``frozen-oracle``, ``exact-table``); a *job* is one agent on
+one task with one seed. Everything here is plain data, so that statistics, figures and report need nothing else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,6 +36,7 @@ METRICS: dict[str, Metric] = {
     "distinct_tokens": Metric(label="distinct tokens", higher_is_better=True, has_direction=False),
     "kl_g_o": Metric(label="KL(G‖O), nats per token", higher_is_better=False),
     "reward": Metric(label="mean reward of whole sequences", higher_is_better=True),
+    "bleu_gap": Metric(label="gap in BLEU-4 at equal Self-BLEU-4 to the MLE's curve", higher_is_better=True),
     "bleu_4": Metric(label="BLEU-4", higher_is_better=True),
     "self_bleu_4": Metric(label="Self-BLEU-4", higher_is_better=False),
     "regret": Metric(label="exact regret E[R*] - E[R]", higher_is_better=False),

@@ -125,6 +125,24 @@ class TemperatureCurve:
             )
         return self._gap(scores, "nll_test", "nll_oracle", *meeting)
 
+    def distance(self, nll_oracle: float, nll_test: float) -> float:
+        """NLL_oracle minus the curve's at equal NLL_test, of a model of which no more is known than these numbers.
+
+        One kind of number for all models, so that it can be averaged over runs: below the curve's least NLL_test its
+        point there is taken, which favours the curve; NaN above the largest of its sharp branch.
+        """
+        _, curve_test, curve_oracle = self.drawn
+        least = int(curve_test.argmin())
+        at = max(nll_test, float(curve_test[least]))
+        meeting = _read_off(curve_test[: least + 1], curve_oracle[: least + 1], at)
+        return math.nan if meeting is None else nll_oracle - meeting[1]
+
+    def bleu_distance(self, bleu: float, self_bleu: float, order: int = 4) -> float:
+        """The same in BLEU at equal Self-BLEU; above 0 is better than temperature. NaN outside the curve."""
+        curve_bleu, curve_self = (self.drawn_metric(f"{name}_{order}") for name in ("bleu", "self_bleu"))
+        meeting = _read_off(curve_self, -curve_bleu, self_bleu)
+        return math.nan if meeting is None else bleu + meeting[1]
+
     def bleu_gap(self, scores: Scores, order: int = 4) -> Gap:
         """BLEU minus that of the curve at equal Self-BLEU; above 0 is better than temperature.
 

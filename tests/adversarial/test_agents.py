@@ -19,6 +19,7 @@ from seqgan_rl.adversarial.player import Player, save_player
 from seqgan_rl.adversarial.results import evaluate, load_run, sample
 from seqgan_rl.adversarial.run_folder import RunFolder, read_metrics
 from seqgan_rl.adversarial.trainer import opened, train
+from seqgan_rl.agents.seqgan import SeqGAN
 from seqgan_rl.core.checkpoint import load_state
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.streams import stream
@@ -350,7 +351,12 @@ def test_a_budget_ends_with_the_first_round_that_has_used_it(tiny, tmp_path, mon
         return score
 
     check_done, at_ends = rounds.Rounds._check_done, []
-    monkeypatch.setattr(rounds.Rounds, "_check_done", lambda loop: (at_ends.append(sum(scored)), check_done(loop)))
+
+    def counted(loop):
+        at_ends.append(sum(scored))
+        check_done(loop)
+
+    monkeypatch.setattr(rounds.Rounds, "_check_done", counted)
     monkeypatch.setitem(rewards._factories, "counting", counting)
     agent = {"algorithm": algorithm, "reward": "counting", "rollouts": algorithm != "rloo"}
     data = {"corpus": str(text_file), "min_count": 3, "sequence_length": None}
@@ -362,6 +368,27 @@ def test_a_budget_ends_with_the_first_round_that_has_used_it(tiny, tmp_path, mon
     assert is_used == [False] * (len(rows) - 1) + [True]
     assert [row["evaluations"] for row in rows] == at_ends
     assert rows[-1]["time/training"] > 0
+
+
+def test_evaluations_at_marks_of_tokens_change_nothing_and_are_resumed(tiny, tmp_path, monkeypatch):
+    """Of 48 tokens a round: marks inside the first and third round, at the end of the second, and never reached."""
+    own = {"every": 100, "samples": 64, "final_samples": 64}
+    marked = tiny(evaluation={**own, "at": (1, 96, 97, 130, 999), "reward": "bleu", "sample_scores": True}, controls=[])
+    plain = tiny(evaluation=own, controls=[])
+    for name, config in (("plain", plain), ("marked", marked)):
+        with opened(config, tmp_path / name, progress=False) as run:
+            run.go()
+    rows = {name: read_metrics(RunFolder(tmp_path / name)) for name in ("plain", "marked")}
+    rounds_of = {n: [r["round"] for r in found if "round" in r and "eval/nll_test" in r] for n, found in rows.items()}
+    assert rounds_of == {"plain": [0, 4], "marked": [0, 1, 2, 3, 4]}
+    assert all({"eval/reward", "eval/bleu_4"} <= set(r) for r in rows["marked"] if "eval/nll_test" in r)
+    losses = {name: [r["agent/reward"] for r in found if "agent/reward" in r] for name, found in rows.items()}
+    assert losses["plain"] == losses["marked"]
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    train_until(monkeypatch, SeqGAN, "train", 3, marked, tmp_path / "cut")
+    with opened(RunConfig(), tmp_path / "cut", resume=True, progress=False) as run:
+        run.go()
+    assert lines(tmp_path / "cut") == lines(tmp_path / "marked")
 
 
 @pytest.mark.parametrize("changes", [{"n_steps": 4}, {"n_steps": 9}])
