@@ -1,9 +1,10 @@
-"""The command line: ``seqgan-rl train | sample | evaluate | envs``. Each command is a Python function first.
+"""The command line: ``seqgan-rl train | sample | evaluate | compare | report | tune | envs``. Each command is a Python function first.
 
 Whatever is wrong with what a user gave is said in one line on standard error, and the exit status is 2; a run stopped
 by Ctrl-C exits with 130 and says how to go on.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -69,8 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(arguments: list[str]) -> int:
     """Train on the oracle, or on your own text: a preset, then a YAML file, then flags."""
-    import argparse
-
     import tyro
     from rich.console import Console
 
@@ -78,15 +77,10 @@ def _train(arguments: list[str]) -> int:
     from seqgan_rl.adversarial.run_folder import new_run_path
     from seqgan_rl.adversarial.trainer import train
     from seqgan_rl.core.config import read_yaml, updated
+    from seqgan_rl.core.distributed import is_first
 
     # what decides the defaults of everything else is read first
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in ("--preset", "--config", "--corpus", "--resume"):
-        first.add_argument(flag)
-    try:
-        early, _ = first.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from None
+    early = _early(arguments, "--preset", "--config", "--corpus", "--resume")
     from_file = {} if early.config is None else read_yaml(early.config)
     file_data, file_preset = from_file.get("data"), from_file.pop("preset", None)
     corpus = early.corpus or (file_data.get("corpus") if isinstance(file_data, dict) else None)
@@ -127,6 +121,8 @@ def _train(arguments: list[str]) -> int:
             raise
         print(f"\ninterrupted; continue with: {PROGRAM} train --resume {shlex.quote(run)}", file=sys.stderr)
         return 130
+    if not is_first():
+        return 0
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(result.table)
     console.print(f"\n{result.verdict}\n", highlight=False)
@@ -242,7 +238,106 @@ def _envs(arguments: list[str]) -> int:
     return 0
 
 
+# --- compare, report --------------------------------------------------------------------------------------------
+
+
+def _compare(arguments: list[str]) -> int:
+    """Compare algorithms: a grid of agents, tasks and seeds, with statistics and a report."""
+    import dataclasses
+
+    import tyro
+    from rich.console import Console
+
+    from seqgan_rl.adversarial.config import PRESETS, preset
+    from seqgan_rl.comparison.compare import compare
+    from seqgan_rl.comparison.experiment import CompareConfig
+    from seqgan_rl.comparison.tables import summarise, terminal
+    from seqgan_rl.core.config import read_yaml, updated
+
+    early = _early(arguments, "--preset", "--config", "--corpus", "--env")
+    from_file = {} if early.config is None else read_yaml(early.config)
+    run_of_file = from_file.get("run")
+    data_of_file = run_of_file.get("data") if isinstance(run_of_file, dict) else None
+    corpus = early.corpus or (data_of_file.get("corpus") if isinstance(data_of_file, dict) else None)
+    name = str(early.preset or from_file.pop("preset", None) or ("corrected" if corpus is None else "text"))
+    base = dataclasses.replace(preset(name.split("/")[0]), controls=())
+    environment = early.env or from_file.get("env") or ("SeqGAN/Oracle-v0" if corpus is None else "SeqGAN/Corpus-v0")
+    if corpus is not None:  # else the default settings would not fit each other
+        base = dataclasses.replace(base, data=dataclasses.replace(base.data, corpus=str(corpus)))
+    settings = updated(CompareConfig(run=base, env=str(environment)), from_file, str(early.config))
+
+    @dataclass(frozen=True, kw_only=True)
+    class CompareArguments:
+        """Compare agents on sequence generation: every agent on every task with every seed, from the same start.
+
+        Start the command again to run what is missing; add agents, seeds or tracks and it adds them to the report.
+        """
+
+        preset: Annotated[str, tyro.conf.arg(help=f"Data, networks, pretraining: one of {', '.join(PRESETS)}.")] = name
+        config: Annotated[str | None, tyro.conf.arg(help="A YAML file of settings, nested as the flags are.")] = None
+        folder: Annotated[str, tyro.conf.arg(help="Where the comparison is kept.")] = "comparisons/compare"
+        launcher: Annotated[str, tyro.conf.arg(help="local (processes) or ray.")] = "local"
+        workers: Annotated[int | None, tyro.conf.arg(help="Jobs at once. None: one for each core.")] = None
+        address: Annotated[str | None, tyro.conf.arg(help="Of a Ray cluster, such as auto. None starts one here.")] = (
+            None
+        )
+        attempts: Annotated[int, tyro.conf.arg(help="Tries of a job before it counts as failed.")] = 2
+        track: Annotated[bool, tyro.conf.arg(help="Hand curves and table to Weights & Biases, where installed.")] = (
+            False
+        )
+        quiet: Annotated[bool, tyro.conf.arg(help="No display of the jobs.")] = False
+        settings: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: settings)
+
+    chosen = _parse(CompareArguments, "compare", arguments)
+    comparison = compare(
+        chosen.settings,
+        chosen.folder,
+        launcher=chosen.launcher,
+        workers=chosen.workers,
+        address=chosen.address,
+        attempts=chosen.attempts,
+        track=chosen.track,
+        progress=not chosen.quiet,
+        command=(PROGRAM, "compare", *arguments),
+    )
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(terminal(summarise(comparison)))
+    unfinished = [job for job in comparison.jobs if job.state != "done"]
+    for job in unfinished:
+        print(f"{PROGRAM} compare: {job.state}: {job.folder}: {job.error}", file=sys.stderr)
+    print(f"report: {Path(chosen.folder) / 'report.html'}  (figures, tables and CSV in report/)")
+    return 1 if unfinished else 0
+
+
+def _report(arguments: list[str]) -> int:
+    """Write the report of a comparison again, of all that its folder holds."""
+    from seqgan_rl.comparison.compare import collect
+    from seqgan_rl.comparison.report import write_report
+
+    @dataclass(frozen=True, kw_only=True)
+    class ReportArguments:
+        """Write the report of a comparison again, finished or not: one HTML file, figures, tables and CSV."""
+
+        folder: str = "comparisons/compare"
+        """The comparison's."""
+
+    chosen = _parse(ReportArguments, "report", arguments)
+    print(f"report: {write_report(collect(chosen.folder), Path(chosen.folder))}")
+    return 0
+
+
 # --- parsing ----------------------------------------------------------------------------------------------------
+
+
+def _early(arguments: list[str], *flags: str) -> argparse.Namespace:
+    """The flags that decide the defaults of others, read before all."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in flags:
+        first.add_argument(flag)
+    try:
+        return first.parse_known_args(arguments)[0]
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
 
 
 def _parse(kind: Callable[..., A], command: str, arguments: list[str]) -> A:
@@ -265,6 +360,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "sample": _sample,
     "evaluate": _evaluate,
+    "compare": _compare,
+    "report": _report,
     "envs": _envs,
 }
 

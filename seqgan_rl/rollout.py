@@ -2,15 +2,20 @@
 
 Implements Eqs. (2)-(4) of Yu et al., "SeqGAN" (AAAI 2017, arXiv:1609.05473v6, printed numbering):
 Q(Y_{1:t-1}, y_t) is the mean reward of N completions of Y_{1:t} under the rollout policy, and R(Y) itself at the end.
+Where a run has several processes (`core.distributed`), each completes and scores its share; all get all values.
 Letters: B sequences, T tokens each, N rollouts, R rows = completions in flight.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from seqgan_rl.core import distributed
 from seqgan_rl.models.decoding import Decoder, RolloutPolicy, complete, decoder_of
 from seqgan_rl.models.sampling import PLAIN, SamplingOptions
 from seqgan_rl.rewards.base import Reward
+from seqgan_rl.rewards.controls import ShuffledReward
 
 
 def prefix_values(
@@ -135,12 +140,39 @@ def _values(
     if not reward.reads_sequences:
         ones = torch.ones(P + len(done_F), dtype=torch.int64, device=tokens_BT.device)
         return reward.score(ones[:, None], ones).split([P, len(done_F)])
-    full_RT, ends_R = complete(decoder, tokens_BT, source_P, start_P, uniforms_PNT, counts_T)
-    open_O = None if is_open_P is None else is_open_P.nonzero().squeeze(1)
+    ranks = distributed.ranks()
+    mine = slice(None) if ranks is None else ranks.share
+    if ranks is not None and counts_T is not None:
+        counts_T = ranks.counts(counts_T)
+    own_P, first_P = source_P[mine].contiguous(), start_P[mine].contiguous()
+    full_RT, ends_R = complete(decoder, tokens_BT, own_P, first_P, uniforms_PNT[mine], counts_T)
+    if ranks is not None and _remembers(reward):  # every rank scores all, so that all remember the same
+        full_PNT, ends_PN = (part_R.unflatten(0, (-1, N)) for part_R in (full_RT, ends_R))
+        full_RT, ends_R = (ranks.gather(mine_P, P).flatten(0, 1) for mine_P in (full_PNT, ends_PN))
+        ranks, mine = None, slice(None)
+    open_O = None if is_open_P is None else is_open_P[mine].nonzero().squeeze(1)
     if open_O is not None:
         rows_R = (open_O[:, None] * N + torch.arange(N, device=open_O.device)).flatten()
         full_RT, ends_R = full_RT[rows_R], ends_R[rows_R]
-    scores = reward.score(torch.cat([full_RT, tokens_BT[done_F]]), torch.cat([ends_R, lengths_B[done_F]]))
+    num_open, rows_F = len(full_RT), done_F[mine]
+    full_RT, ends_R = torch.cat([full_RT, tokens_BT[rows_F]]), torch.cat([ends_R, lengths_B[rows_F]])
+    # a share may be empty, which a reward need not take
+    scores = reward.score(full_RT, ends_R) if len(full_RT) else torch.empty(0, device=full_RT.device)
     decoder.check()
-    means, of_done_F = scores[: len(full_RT)].view(-1, N).mean(dim=1), scores[len(full_RT) :]
-    return means if open_O is None else means.new_zeros(P).index_copy(0, open_O, means), of_done_F
+    of_P, of_F = scores[:num_open].view(-1, N).mean(dim=1), scores[num_open:]
+    if open_O is not None:
+        of_P = of_P.new_zeros(len(source_P[mine])).index_copy(0, open_O, of_P)
+    return (of_P, of_F) if ranks is None else (ranks.gather(of_P, P), ranks.gather(of_F, len(done_F)))
+
+
+def _remembers(reward: Reward) -> bool:
+    """Whether scoring may change a reward: it has a state to be saved. (Shuffling changes its own in ``arrange``.)"""
+    while isinstance(reward, ShuffledReward):
+        reward = reward.inner
+
+    def holds_something(state: Any) -> bool:
+        if isinstance(state, dict):
+            return any(holds_something(value) for value in state.values())
+        return any(map(holds_something, state)) if isinstance(state, list | tuple) else True
+
+    return holds_something(reward.state_dict())

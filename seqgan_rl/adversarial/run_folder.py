@@ -112,7 +112,7 @@ class RunFolder:
             OSError: as raised inside; where the disk is full, with a word on how to go on.
         """
         try:
-            with _locked(self / _LOCK, f"run {self.path} is being continued by another process"):
+            with locked(self / _LOCK, f"run {self.path} is being continued by another process"):
                 remove_leftovers(self.path)
                 for folder in filter(Path.is_dir, self.path.iterdir()):
                     remove_leftovers(folder)
@@ -276,7 +276,7 @@ def _versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, complaint: str) -> Iterator[None]:
+def locked(path: Path, complaint: str) -> Iterator[None]:
     """Hold the lock of a file that exists as long as it is held, with the process's number in it."""
     file = _take(path, complaint) if fcntl is not None else None
     try:

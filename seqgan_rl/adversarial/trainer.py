@@ -5,6 +5,8 @@ that was killed and continued writes the same numbers as one that was not.
 """
 
 import copy
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +27,8 @@ from seqgan_rl.adversarial.pretrained import Pretrained
 from seqgan_rl.adversarial.results import RunResult, write_results
 from seqgan_rl.adversarial.rounds import Evaluation, Rounds, RunAdversary
 from seqgan_rl.adversarial.run_folder import AgentWriter, RunFolder, new_run_path
-from seqgan_rl.adversarial.session import Session, fitting
+from seqgan_rl.adversarial.session import Session, fitting, reward_of_samples
+from seqgan_rl.core import distributed
 from seqgan_rl.core.checkpoint import load_state, save_state
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.modules import check_device
@@ -61,6 +64,9 @@ def train(
 ) -> RunResult:
     """Run everything a config asks for; the same as ``seqgan-rl train``.
 
+    In the processes of ``torchrun`` (:mod:`seqgan_rl.core.distributed`) it is one run: rank 0 writes it, the arguments
+    of the others are not looked at, and what they return has no scores.
+
     Args:
         config: see :func:`seqgan_rl.adversarial.config.preset`.
         run: the run folder; None makes ``runs/PRESET-DATE-TIME``. It must not exist, unless ``resume``.
@@ -76,11 +82,29 @@ def train(
         InputError: bad settings, data or folder.
         FloatingPointError: a loss was not finite; the last checkpoint is good.
     """
-    with opened(config, run, resume=resume, start=start, progress=progress) as session:
-        session.go()
-        return write_results(
-            session.folder, session.config, session.data, stopped=session.stopped, progress=session.progress
-        )
+    with distributed.joined() as ranks:
+        if ranks is not None and ranks.rank > 0:
+            return _take_part(ranks)
+        with opened(config, run, resume=resume, start=start, progress=progress) as session:
+            session.go()
+            distributed.leave()
+            return write_results(
+                session.folder, session.config, session.data, stopped=session.stopped, progress=session.progress
+            )
+
+
+def _take_part(ranks: distributed.Ranks) -> RunResult:
+    """The run of rank 0 once more, in a copy of its folder and in silence: what this rank adds is its share of the
+    work."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"), ranks.folder_of_first() as copied:
+            with opened(RunConfig(), copied, resume=True, progress=False) as session:
+                session.go()
+                distributed.leave()
+            return RunResult(copied, (), "")
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @contextmanager
@@ -100,6 +124,7 @@ def opened(
         folder = RunFolder.open(run)
         config = folder.config()
     check_device(config.device)
+    distributed.take_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     has_data = resume and (folder / "corpus" / "corpus.json").is_file()
@@ -113,6 +138,9 @@ def opened(
             data.save(folder)
         if pretrained is not None:
             pretrained.copy_to(folder)
+        ranks = distributed.ranks()
+        if ranks is not None and ranks.rank == 0:
+            ranks.send_folder(folder.path, leave_out=("tensorboard",))
         yield Run(folder, config, data, progress)
 
 
@@ -154,6 +182,7 @@ def _check_parts(config: RunConfig, data: RunData) -> None:
         )
         for name in (config.agent.reward, *(control for control in config.controls if control in rewards)):
             check_batch(_reward(config, name, parts), num_envs=config.agent.batch_size, has_eos=vocabulary.has_eos)
+        reward_of_samples(config, data)
         if "vae" in config.controls:
             _vae(config, data)
         if config.agent.rollouts:  # a round's random numbers; taken from the system only when they are written
@@ -189,6 +218,25 @@ def _vae(config: RunConfig, data: RunData) -> SequenceVAE:
         )
 
 
+class _SameWeights(BaseCallback):
+    """At the start of every round: rank 0's weights on all ranks, so that unlike machines, which round differently,
+    cannot drift apart. (On GPUs torch's random state too: a checkpoint holds that of rank 0's alone.)"""
+
+    def __init__(self, ranks: distributed.Ranks, *networks: torch.nn.Module) -> None:
+        super().__init__()
+        self.ranks, self.networks = ranks, networks
+
+    def _on_rollout_start(self) -> None:
+        for network in self.networks:
+            self.ranks.follow_first(network.state_dict().values())
+        if torch.cuda.is_initialized():
+            self.ranks.follow_first([state := torch.cuda.get_rng_state()])
+            torch.cuda.set_rng_state(state)
+
+    def _on_step(self) -> bool:
+        return True
+
+
 @dataclass
 class _Stage:
     name: str
@@ -219,6 +267,11 @@ class Run(Session):
                 self.checkpoint(None)
         finally:
             self.log.close()
+
+    def checkpoint(self, state: dict[str, Any] | None) -> None:
+        """See :meth:`Session.checkpoint`; nobody goes on from the copies of ranks above 0."""
+        if distributed.is_first():
+            super().checkpoint(state)
 
     # --- stages -------------------------------------------------------------------------------------------------
 
@@ -328,6 +381,8 @@ class Run(Session):
             loop = Rounds(self, name, agent, reward, adversary, bar, state)
             adversary.loop = loop
             callbacks: list[BaseCallback] = [loop, adversary, Evaluation(loop)]
+            if (ranks := distributed.ranks()) is not None:
+                callbacks.insert(1, _SameWeights(ranks, agent.policy, trainer.discriminator))
             learn(agent, config, callbacks)
         control = None if name == agent_config.algorithm else self.folder / "controls" / name
         if loop.own_generator is None:

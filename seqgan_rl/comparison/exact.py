@@ -48,6 +48,8 @@ NEED_REAL_DATA = ("mle_continued", "scheduled_sampling", "vae", "pg_bleu")
 """Agents that there are not here."""
 REAL_SEQUENCES, VALID_SEQUENCES = 1024, 256
 """What the start is fitted to, and stopped early on."""
+EPOCHS = 20
+"""Passes over them at the most."""
 SAMPLES = 16
 """Sequences shown of each agent."""
 MAX_ENVS = 65_536
@@ -248,7 +250,7 @@ def start_policy(job: ExactJob) -> Generator:
         generator,
         real_BT[:REAL_SEQUENCES],
         real_BT[REAL_SEQUENCES:],
-        LikelihoodConfig(max_epochs=20, patience=1, decays=1),
+        LikelihoodConfig(max_epochs=EPOCHS, patience=1, decays=1),
         stream(job.seed, "mle order"),
     )
     for _ in trainer.epochs():

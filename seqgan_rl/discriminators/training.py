@@ -1,6 +1,7 @@
 """Training a discriminator: cross-entropy of real against generated sequences, Eq. (5), and its diagnostics.
 
-Work is counted in minibatches; a minibatch is ``batch_size`` real and as many generated sequences.
+Work is counted in minibatches; a minibatch is ``batch_size`` real and as many generated sequences. Where a run has
+several processes (`core.distributed`), each reads its share of them, and the gradients are added up.
 Letters: B sequences, T tokens each, N real ones, K members of an ensemble.
 """
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from seqgan_rl.core import distributed
 from seqgan_rl.core.modules import adam, gradients_allowed
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.discriminators.base import Discriminator
@@ -127,31 +129,45 @@ class DiscriminatorTrainer:
         return torch.cat([self.replay.draw(num_older, self.rng).to(fake_BT.device), fake_BT[num_older:]])
 
     def _update(self, real_BT: Tensor, fake_BT: Tensor) -> dict[str, float]:
-        config = self.config
-        logits_KB = self.discriminator.member_logits(torch.cat([real_BT, fake_BT]))
-        wanted_B = torch.cat([torch.full((len(real_BT),), 1 - config.label_smoothing), torch.zeros(len(fake_BT))])
+        config, ranks = self.config, distributed.ranks(len(real_BT))
+        mine = slice(None) if ranks is None else ranks.share
+        own_real_BT, own_fake_BT = real_BT[mine], fake_BT[mine]
+        R, B = len(own_real_BT), len(own_real_BT) + len(own_fake_BT)
+        # what this rank has of the whole minibatch: 1, where there is one process
+        of_real, of_fake, of_all = R / len(real_BT), (B - R) / len(fake_BT), B / (len(real_BT) + len(fake_BT))
+        with distributed.drawn_whole(ranks, len(real_BT), len(fake_BT)):
+            logits_KB = self.discriminator.member_logits(torch.cat([own_real_BT, own_fake_BT]))
+        wanted_B = torch.cat([torch.full((R,), 1 - config.label_smoothing), torch.zeros(B - R)])
         wanted_KB = wanted_B.to(logits_KB.device).expand_as(logits_KB)
-        cross_entropy = functional.binary_cross_entropy_with_logits(logits_KB, wanted_KB)  # Eq. (5), per sequence
-        loss = cross_entropy + self.discriminator.penalty()
-        extra = {}
+        cross_entropy = (
+            functional.binary_cross_entropy_with_logits(logits_KB, wanted_KB) * of_all
+        )  # Eq. (5), a sequence
+        loss = cross_entropy + of_all * self.discriminator.penalty()
+        squared_norm = torch.zeros_like(cross_entropy)
         if config.gradient_penalty > 0:
-            squared_norm = self.discriminator.squared_gradient(real_BT)
+            with distributed.drawn_whole(ranks, len(real_BT)):
+                squared_norm = of_real * self.discriminator.squared_gradient(own_real_BT)
             loss = loss + config.gradient_penalty / 2 * squared_norm  # Mescheder et al. 2018, Eq. (9)
-            extra["squared_gradient"] = float(squared_norm.detach())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.discriminator.parameters() if p.grad is not None])
+        gradients = [p.grad for p in self.discriminator.parameters() if p.grad is not None]
+        says_real_B = logits_KB.detach().mean(dim=0) > 0
+        accuracy_real, accuracy_fake = says_real_B[:R].float().mean(), (~says_real_B[R:]).float().mean()
+        means = torch.stack([cross_entropy, squared_norm, of_real * accuracy_real, of_fake * accuracy_fake]).detach()
+        if ranks is not None:
+            ranks.add_up([*gradients, means])
+        norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             raise FloatingPointError("the discriminator's gradient is not finite; lower its learning rate")
         self.optimizer.step()
         self.minibatches += 1
-        says_real_B = logits_KB.detach().mean(dim=0) > 0
+        loss_value, squared_gradient, accuracy_real, accuracy_fake = means.tolist()
         return {
-            "loss": float(cross_entropy.detach()),
-            "accuracy_real": float(says_real_B[: len(real_BT)].float().mean()),
-            "accuracy_fake": float((~says_real_B[len(real_BT) :]).float().mean()),
+            "loss": loss_value,
+            "accuracy_real": accuracy_real,
+            "accuracy_fake": accuracy_fake,
             "gradient_norm": float(norm),
-            **extra,
+            **({"squared_gradient": squared_gradient} if config.gradient_penalty > 0 else {}),
         }
 
     def held_out(self, real_BT: Tensor, fake_BT: Tensor) -> dict[str, float]:

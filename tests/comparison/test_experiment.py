@@ -22,7 +22,7 @@ def everything():
 
 def test_every_agent_has_a_job_wherever_it_can_play(everything):
     _, _, found = everything
-    agents = {}
+    agents: dict[str, set[str]] = {}
     for spec in found:
         agents.setdefault(spec.task, set()).add(spec.agent)
     fitted = {"mle_continued", "scheduled_sampling"}

@@ -1,0 +1,614 @@
+"""The numbers that every output of a comparison shares: a row an agent, paired tests, verdicts, aggregates over tasks.
+
+:func:`summarise` computes them once; Markdown, CSV, the terminal and the HTML report only write them. Scores keep the
+sign and the unit of their metric, except in paired tests and aggregates, where more is better.
+Letters: R runs (one per seed), M tasks.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Group
+from rich.text import Text
+
+from seqgan_rl.comparison.records import METRICS, Axis, Comparison, Floats, Job, Task, shared_seeds
+from seqgan_rl.comparison.statistics import (
+    Estimate,
+    PairedComparison,
+    Profile,
+    Verdict,
+    compare_with,
+    improves,
+    iqm,
+    performance_profile,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
+from seqgan_rl.core.streams import stream
+from seqgan_rl.evaluation.intervals import half_width, standard_error
+from seqgan_rl.evaluation.report import ScoreTable
+
+START = "mle"
+"""The agent that all others start from."""
+CONTROLS = ("mle_continued", "constant", "random", "shuffled")
+"""What training does without a reward's judgement; who is better than MLE must beat those that are present."""
+OPPONENTS = (START, "seqgan")
+"""Agents against which the probability of improvement is computed."""
+LEVEL = 0.95
+RESAMPLES = 2000
+PROFILE_RANGE = (-2.0, 2.0)
+"""Normalised scores that profiles are drawn over at most."""
+MARK = "better than MLE"
+
+COVERAGE = (
+    "that interval is too narrow for few seeds: on normal scores of one task it held the true value in 50% of cases "
+    "for 2 seeds, 75% for 3, 90% for 5 and 94% for 10"
+)
+"""Measured for this statistic: 1,000 resamples, 4,000 repetitions, R runs of one task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean over seeds and its t-interval at `LEVEL`; NaN where there is none, infinite if a score is."""
+
+    value: float
+    interval: tuple[float, float]
+    runs: int
+    """Seeds that have the score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentRow:
+    """An agent on a task, when so much has been used."""
+
+    agent: str
+    role: Literal["start", "control", "agent"]
+    done: tuple[int, ...]
+    """Seeds, rising, as in the next three."""
+    failed: tuple[int, ...]
+    missing: tuple[int, ...]
+    """Waiting, running, or never asked for though another agent of the task has that seed."""
+    unscored: tuple[int, ...]
+    """Finished, but without a finite primary score."""
+    iqm: Estimate | None
+    """Of the primary score, in its unit; None if no seed has it."""
+    means: Mapping[str, Mean]
+    """By metric; of every metric of the task that a seed has."""
+    tokens: float
+    """Generated until then, mean over finished seeds; NaN without one, as in the next two."""
+    evaluations: float
+    seconds: float
+    comparisons: tuple[PairedComparison, ...]
+    """Against the start and every control that has a score; a difference above 0 is better whatever the metric."""
+    verdict: Verdict | None
+    """None for the start and the controls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTable:
+    """All agents of a task, when each has used so many tokens or reward evaluations; the best comes first."""
+
+    task: Task
+    axis: Axis
+    amount: int
+    rows: tuple[AgentRow, ...]
+    notes: tuple[str, ...]
+    """What the numbers are."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AggregateRow:
+    """An agent over all tasks of a kind, on normalised scores."""
+
+    agent: str
+    seeds: tuple[int, ...]
+    scores_RM: Floats
+    """Normalised, more is better; R seeds that have a score on all M tasks."""
+    iqm: Estimate
+    profile: Profile
+    over: Mapping[str, Estimate]
+    """Probability of improvement over other agents, those of `OPPONENTS` that are there."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Aggregate:
+    """All agents over the tasks of a kind; the best comes first."""
+
+    kind: Literal["exact", "frozen", "adversarial"]
+    axis: Axis
+    tasks: tuple[str, ...]
+    rows: tuple[AggregateRow, ...]
+    notes: tuple[str, ...]
+    """How scores are normalised, and which agents are left out and why."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Summary:
+    """Everything that is said about a comparison in numbers."""
+
+    name: str
+    tables: tuple[TaskTable, ...]
+    """By task: at the budget of tokens, then at equal reward evaluations."""
+    aggregates: tuple[Aggregate, ...]
+    unfinished: tuple[Job, ...]
+    """Failed jobs, then those running and waiting."""
+    stopped: tuple[Job, ...]
+    """Jobs that a guard stopped before their end; they count with their last scores."""
+
+
+@dataclass
+class _Normalised:
+    """Scores of a task by agent and seed, more is better: 0 is the start, 1 the best mean."""
+
+    scores: dict[str, dict[int, float]] = field(default_factory=dict)
+    rule: str = ""
+
+
+def summarise(comparison: Comparison) -> Summary:
+    """Every table of a comparison, finished or not; the same numbers each time."""
+    axes: list[Axis] = ["tokens", "evaluations"]
+    kinds = dict.fromkeys(task.kind for task in comparison.tasks)
+    order = {"failed": 0, "running": 1, "waiting": 2}
+    unfinished = [job for job in comparison.jobs if job.state != "done"]
+    return Summary(
+        name=comparison.name,
+        tables=tuple(task_table(comparison, task, axis) for task in comparison.tasks for axis in axes),
+        aggregates=tuple(aggregate(comparison, kind, axis) for kind in kinds for axis in axes),
+        unfinished=tuple(sorted(unfinished, key=lambda job: order[job.state])),
+        stopped=tuple(job for job in comparison.jobs if job.stopped),
+    )
+
+
+def task_table(comparison: Comparison, task: Task, axis: Axis) -> TaskTable:
+    """Agents of a task at the comparison's budget of tokens, or at its number of reward evaluations."""
+    amount = comparison.budget if axis == "tokens" else comparison.evaluations
+    primary = {name: comparison.scores(task.name, name, task.primary, axis) for name in comparison.agents(task.name)}
+    rows = [_agent_row(comparison, task, axis, amount, agent, primary) for agent in primary]
+    sign = _sign(task.primary)
+    rows.sort(key=lambda row: math.inf if row.iqm is None else -sign * row.iqm.value)
+    return TaskTable(task=task, axis=axis, amount=amount, rows=tuple(rows), notes=_notes(task, axis, amount, rows))
+
+
+def aggregate(comparison: Comparison, kind: Literal["exact", "frozen", "adversarial"], axis: Axis) -> Aggregate:
+    """Agents over all tasks of a kind. On each task 0 is the start's mean score and 1 the best agent's."""
+    tasks = [task for task in comparison.tasks if task.kind == kind]
+    normalised = [_normalised(comparison, task, axis) for task in tasks]
+    agents = dict.fromkeys(agent for task in tasks for agent in comparison.agents(task.name))
+    scores, seeds, notes = dict[str, Floats](), dict[str, tuple[int, ...]](), [found.rule for found in normalised]
+    for agent in agents:
+        seeds[agent] = shared_seeds([found.scores.get(agent, {}) for found in normalised])
+        if seeds[agent]:
+            scores[agent] = np.array([[found.scores[agent][seed] for found in normalised] for seed in seeds[agent]])
+        else:
+            notes.append(f"{agent} is left out: it has no seed with a score on every task of this kind")
+    seen = np.concatenate([part.ravel() for part in scores.values()]) if scores else np.zeros(1)
+    low, high = np.clip([seen.min(), seen.max()], *PROFILE_RANGE)
+    thresholds = np.linspace(low - 0.05, high + 0.05, 101)
+    rows = []
+    for agent, scores_RM in scores.items():
+        rng = stream(0, f"aggregate {kind} {axis} {agent}")
+        rows.append(
+            AggregateRow(
+                agent=agent,
+                seeds=seeds[agent],
+                scores_RM=scores_RM,
+                iqm=stratified_bootstrap(scores_RM, iqm, resamples=RESAMPLES, level=LEVEL, rng=rng),
+                profile=performance_profile(scores_RM, thresholds, resamples=RESAMPLES, level=LEVEL, rng=rng),
+                over={
+                    other: probability_of_improvement(
+                        scores_RM, scores[other], resamples=RESAMPLES, level=LEVEL, rng=rng
+                    )
+                    for other in OPPONENTS
+                    if other in scores and other != agent
+                },
+            )
+        )
+    rows.sort(key=lambda row: -row.iqm.value)
+    names = tuple(task.name for task in tasks)
+    return Aggregate(kind=kind, axis=axis, tasks=names, rows=tuple(rows), notes=tuple(notes))
+
+
+def score_table(table: TaskTable, *, brief: bool = False) -> ScoreTable:
+    """Scores, costs and verdicts of a task as text; ``brief`` leaves out the means of other metrics, for terminals."""
+    task, rows = table.task, table.rows
+    others = [] if brief else [metric for metric in task.metrics if metric != task.primary]
+    columns = {
+        "agent": [row.agent for row in rows],
+        "seeds": [f"{len(row.done)} of {len(row.done + row.failed + row.missing)}" for row in rows],
+        "not in it": [_not_in_it(row) for row in rows],
+        f"{task.primary}, IQM": [_estimate(row.iqm) for row in rows],
+        f"{task.primary}, mean": [_mean(row.means.get(task.primary)) for row in rows],
+        **{metric: [_mean(row.means.get(metric)) for row in rows] for metric in others},
+        "tokens": [_count(row.tokens) for row in rows],
+        "evaluations": [_count(row.evaluations) for row in rows],
+        "seconds": [_count(row.seconds) for row in rows],
+        "verdict": [_verdict_cell(row) for row in rows],
+    }
+    kept = {name: cells for name, cells in columns.items() if name in ("agent", "seeds") or any(cells)}
+    return ScoreTable(tuple(kept), _cells(kept), table.notes)
+
+
+def paired_table(table: TaskTable) -> ScoreTable:
+    """Paired tests of a task as text: a column for the start and each control, and the verdicts' reasons below."""
+    tested = [row for row in table.rows if row.comparisons]
+    others = dict.fromkeys(found.other for row in tested for found in row.comparisons)
+    found = [{found.other: found for found in row.comparisons} for row in tested]
+    columns = {
+        "agent": [row.agent for row in tested],
+        "shared seeds": [str(row.comparisons[0].runs) for row in tested],
+        **{f"to {other}": [_difference(by_other.get(other)) for by_other in found] for other in others},
+    }
+    notes = (
+        f"difference in {table.task.primary} to the agent of the column, above 0 is better: mean over the seeds that "
+        f"all of a row's agents have, {LEVEL:.0%} t-interval, and p of the paired t-test, Holm-corrected over the row",
+        *(f"{row.agent}: {row.verdict.reason}" for row in table.rows if row.verdict is not None),
+    )
+    return ScoreTable(tuple(columns), _cells(columns), notes)
+
+
+def aggregate_table(found: Aggregate) -> ScoreTable:
+    """Aggregates over the tasks of a kind as text."""
+    others = dict.fromkeys(other for row in found.rows for other in row.over)
+    columns = {
+        "agent": [row.agent for row in found.rows],
+        "seeds": [str(len(row.seeds)) for row in found.rows],
+        "normalised score, IQM": [_estimate(row.iqm) for row in found.rows],
+        **{f"P(better than {other})": [_estimate(row.over.get(other)) for row in found.rows] for other in others},
+    }
+    notes = (
+        f"IQM over seeds and {_tasks(found.tasks)} and probability that a run is better than one of the other agent, "
+        f"with {LEVEL:.0%} stratified bootstrap intervals ({RESAMPLES:,} resamples); {COVERAGE}",
+        *found.notes,
+    )
+    return ScoreTable(tuple(columns), _cells(columns), notes)
+
+
+def job_table(summary: Summary) -> ScoreTable:
+    """Jobs that are not in the tables, and those that a guard stopped, as text; no rows where all went well."""
+    jobs = [*summary.unfinished, *(job for job in summary.stopped if job.state == "done")]
+    columns = {
+        "task": [job.task for job in jobs],
+        "agent": [job.agent for job in jobs],
+        "seed": [str(job.seed) for job in jobs],
+        "state": ["stopped" if job.state == "done" else job.state for job in jobs],
+        "attempts": [str(job.attempts) for job in jobs],
+        "why": [" ".join((job.error or job.stopped).split()) for job in jobs],
+    }
+    return ScoreTable(tuple(columns), _cells(columns), ())
+
+
+def markdown(summary: Summary) -> str:
+    """All tables, with what their numbers are."""
+    parts = [f"# Comparison: {summary.name}\n"]
+    for table in summary.tables:
+        parts += [f"## {_heading(table)}\n", score_table(table).markdown(), paired_table(table).markdown()]
+    for found in summary.aggregates:
+        parts += [f"## All {found.kind} tasks, {_at(found.axis)}\n", aggregate_table(found).markdown()]
+    jobs = job_table(summary)
+    if jobs.cells:
+        parts += ["## Jobs that failed, are not finished or were stopped\n", jobs.markdown()]
+    return "\n".join(parts)
+
+
+def terminal(summary: Summary) -> Group:
+    """The tables of tasks without the means of other metrics, and unfinished jobs, for ``rich`` to print."""
+    parts: list[Any] = []
+    for table in summary.tables:
+        shown = score_table(table, brief=True)
+        parts += [Text(_heading(table), style="bold"), ScoreTable(shown.header, shown.cells, shown.notes[:1])]
+        parts += [Text(f"{row.agent}: {row.verdict.reason}\n") for row in table.rows if _is_marked(row) and row.verdict]
+    jobs = job_table(summary)
+    if jobs.cells:
+        parts += [Text("Jobs that failed, are not finished or were stopped", style="bold"), jobs]
+    return Group(*parts)
+
+
+def rows_csv(summary: Summary) -> str:
+    """A line for each row of each table; numbers in full precision, seeds as "0 1 2", empty where there is none."""
+    metrics = dict.fromkeys(metric for table in summary.tables for metric in table.task.metrics)
+    others = dict.fromkeys(found.other for table in summary.tables for row in table.rows for found in row.comparisons)
+    lines = []
+    for table in summary.tables:
+        for rank, row in enumerate(table.rows, start=1):
+            tests = {found.other: found for found in row.comparisons}
+            line: dict[str, Any] = {
+                **{"task": table.task.name, "kind": table.task.kind, "axis": table.axis, "amount": table.amount},
+                **{"rank": rank, "agent": row.agent, "role": row.role},
+                **{name: " ".join(map(str, getattr(row, name))) for name in ("done", "failed", "missing", "unscored")},
+                "primary": table.task.primary,
+                "iqm": None if row.iqm is None else row.iqm.value,
+                "iqm_low": None if row.iqm is None else row.iqm.interval[0],
+                "iqm_high": None if row.iqm is None else row.iqm.interval[1],
+                **{name: getattr(row, name) for name in ("tokens", "evaluations", "seconds")},
+                "is_better_than_mle": None if row.verdict is None else row.verdict.is_improvement,
+                "verdict": None if row.verdict is None else row.verdict.reason,
+            }
+            for metric in metrics:
+                mean = row.means.get(metric)
+                line[f"{metric}_mean"] = None if mean is None else mean.value
+                line[f"{metric}_low"], line[f"{metric}_high"] = (None, None) if mean is None else mean.interval
+            for other in others:
+                test = tests.get(other)
+                line[f"difference_to_{other}"] = None if test is None else test.difference
+                line[f"p_holm_{other}"] = None if test is None else test.p_holm
+            lines.append(line)
+    return _csv(lines)
+
+
+def points_csv(comparison: Comparison) -> str:
+    """A line for each score of each evaluation of each job, whatever its state; one line for a job without any."""
+    lines = []
+    for job in comparison.jobs:
+        of_job = {name: getattr(job, name) for name in ("task", "agent", "seed", "state", "attempts")}
+        used = ("tokens", "evaluations", "seconds")
+        scores = [
+            {**{name: getattr(point, name) for name in used}, "metric": metric, "score": score}
+            for point in job.points
+            for metric, score in point.scores.items()
+        ]
+        nothing: dict[str, Any] = dict.fromkeys((*used, "metric", "score"))
+        end = {"stopped": job.stopped, "error": job.error, "folder": job.folder}
+        lines += [{**of_job, **score, **end} for score in scores or [nothing]]
+    return _csv(lines)
+
+
+def _agent_row(
+    comparison: Comparison,
+    task: Task,
+    axis: Axis,
+    amount: int,
+    agent: str,
+    by_agent: Mapping[str, Mapping[int, float]],
+) -> AgentRow:
+    """A row; ``by_agent`` are all agents' primary scores by seed."""
+    finite = {seed: score for seed, score in by_agent[agent].items() if math.isfinite(score)}
+    states = {job.seed: job.state for job in comparison.jobs if (job.task, job.agent) == (task.name, agent)}
+    asked = {job.seed for job in comparison.jobs if job.task == task.name}
+    failed = tuple(sorted(seed for seed, state in states.items() if state == "failed"))
+    unscored = tuple(sorted(set(by_agent[agent]) - set(finite)))
+    role: Literal["start", "control", "agent"] = "control" if agent in CONTROLS else "agent"
+    role = "start" if agent == START else role
+    seeds, comparisons = _comparisons(task, by_agent, agent)
+    verdict = None
+    if role == "agent":
+        gap_R = [finite[seed] for seed in seeds]
+        verdict = _verdict(task, gap_R, comparisons, tuple(sorted(failed + unscored)), set(by_agent))
+    jobs = comparison.of(task.name, agent)
+    means = {metric: _over_seeds(comparison.scores(task.name, agent, metric, axis)) for metric in task.metrics}
+    rng = stream(0, f"row {task.name} {axis} {agent}")
+    scores_R1 = np.array(list(finite.values()))[:, None]
+    return AgentRow(
+        agent=agent,
+        role=role,
+        done=tuple(sorted(by_agent[agent])),
+        failed=failed,
+        missing=tuple(sorted(asked - set(by_agent[agent]) - set(failed))),
+        unscored=unscored,
+        iqm=stratified_bootstrap(scores_R1, iqm, resamples=RESAMPLES, level=LEVEL, rng=rng) if finite else None,
+        means={metric: mean for metric, mean in means.items() if mean is not None},
+        tokens=_used(jobs, axis, amount, "tokens"),
+        evaluations=_used(jobs, axis, amount, "evaluations"),
+        seconds=_used(jobs, axis, amount, "seconds"),
+        comparisons=comparisons,
+        verdict=verdict,
+    )
+
+
+def _comparisons(
+    task: Task, by_agent: Mapping[str, Mapping[int, float]], agent: str
+) -> tuple[tuple[int, ...], tuple[PairedComparison, ...]]:
+    """Seeds that the agent shares with the start and every control that has a score, and the tests over them."""
+    scored = [name for name in (START, *CONTROLS) if name != agent and shared_seeds([by_agent.get(name, {})])]
+    seeds = shared_seeds([by_agent[name] for name in (agent, *scored)])
+    if agent == START or not seeds:
+        return seeds, ()
+    sign = _sign(task.primary)
+    scores = {name: [sign * by_agent[name][seed] for seed in seeds] for name in (agent, *scored)}
+    x_R = scores.pop(agent)
+    return seeds, compare_with(x_R, scores, level=LEVEL)
+
+
+def _verdict(
+    task: Task, gap_R: Sequence[float], comparisons: Sequence[PairedComparison], lost: Sequence[int], agents: set[str]
+) -> Verdict:
+    """The mark of a row; on tasks without a gap, paired tests against the start stand in its place.
+
+    Args:
+        gap_R: primary scores of the seeds that the comparisons are over.
+        lost: seeds that failed or have no score. A mark over the others would be one of survivors, and is withheld.
+        agents: of the task.
+    """
+    has_gap = task.primary == "gap"
+    needed = [name for name in (START, *CONTROLS) if name in agents and not (has_gap and name == START)]
+    tested = {found.other: found for found in comparisons}
+    silent = [name for name in needed if name not in tested]
+    if not gap_R:
+        return _no(f"no finished seed has a {task.primary} that the start and the controls have too")
+    if lost:
+        seeds = f"seed{'s' * (len(lost) > 1)} {', '.join(map(str, lost))}"
+        return _no(f"{seeds} failed or got no {task.primary}, and the others alone would be a choice of survivors")
+    if silent:
+        return _no(f"{', '.join(silent)} has no {task.primary} yet to be compared with")
+    if has_gap:
+        return improves(gap_R, [tested[name] for name in needed], level=LEVEL)
+    if START not in tested:
+        return _no(f"it was not compared with {START}")
+    if len(tested) < 2:
+        return _no("it was compared with no control")
+    without = f"there is no gap on this task; in paired tests over {len(gap_R)} seeds"
+    behind = [found for found in comparisons if not found.is_better]
+    if behind:
+        return _no(f"{without} it is not shown to beat {_differences(behind)}")
+    reason = f"Better than MLE: {without} it beats the start and every control: {_differences(comparisons)}."
+    return Verdict(is_improvement=True, reason=reason)
+
+
+def _no(reason: str) -> Verdict:
+    return Verdict(is_improvement=False, reason=f"Not better than MLE: {reason}.")
+
+
+def _differences(comparisons: Iterable[PairedComparison]) -> str:
+    return ", ".join(
+        f"{found.other} (difference {found.difference:.3g}, Holm-corrected p = {found.p_holm:.2g})"
+        for found in comparisons
+    )
+
+
+def _over_seeds(scores: Mapping[int, float]) -> Mean | None:
+    """None if no seed has the score; an infinite one counts, so that it shows."""
+    known_R = np.array([score for score in scores.values() if not math.isnan(score)])
+    if not known_R.size:
+        return None
+    value, half = float(known_R.mean()), math.nan
+    if known_R.size > 1 and np.isfinite(known_R).all():
+        half = half_width(standard_error(known_R), LEVEL, known_R.size - 1)
+    return Mean(value=value, interval=(value - half, value + half), runs=known_R.size)
+
+
+def _used(jobs: Sequence[Job], axis: Axis, amount: float, what: Axis) -> float:
+    """What jobs had used of one thing when so much of another was used, mean over jobs."""
+    used = []
+    for job in jobs:
+        if job.points:
+            of_job = [(getattr(point, axis), getattr(point, what)) for point in job.points]
+            used.append(np.interp(amount, *np.array(of_job, dtype=float).T))
+    return float(np.mean(used)) if used else math.nan
+
+
+def _normalised(comparison: Comparison, task: Task, axis: Axis) -> _Normalised:
+    """Scores as a share of the way from the start to the best mean, and that rule in words."""
+    sign, found = _sign(task.primary), dict[str, dict[int, float]]()
+    for agent in comparison.agents(task.name):
+        scores = comparison.scores(task.name, agent, task.primary, axis)
+        finite = {seed: sign * score for seed, score in scores.items() if math.isfinite(score)}
+        if finite:
+            found[agent] = finite
+    if not found:
+        return _Normalised(rule=f"{task.name}: no agent has a {task.primary} yet")
+    means = {agent: float(np.mean(list(scores.values()))) for agent, scores in found.items()}
+    worst, best = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+    zero = START if START in means else worst
+    rounding = 1e-12 * max(map(abs, means.values()))
+    rule = f"{task.name}: 0 is the mean {task.primary} of {zero} ({sign * means[zero]:.4g})"
+    if means[best] - means[zero] > rounding:
+        scale, rule = means[best] - means[zero], f"{rule} and 1 that of {best} ({sign * means[best]:.4g}), the best"
+    elif means[zero] - means[worst] > rounding:
+        scale, rule = means[zero] - means[worst], f"{rule}, which none exceeds, and -1 that of {worst}, the worst"
+    else:
+        scale, rule = 1.0, f"{rule}, which all others equal; differences are in its own unit"
+    normalised = {
+        agent: {seed: (score - means[zero]) / scale for seed, score in scores.items()}
+        for agent, scores in found.items()
+    }
+    return _Normalised(normalised, rule)
+
+
+def _notes(task: Task, axis: Axis, amount: int, rows: Sequence[AgentRow]) -> tuple[str, ...]:
+    seeds = {row.iqm.runs for row in rows if row.iqm is not None}
+    number = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else "".join(map(str, seeds)) or "no"
+    direction = "more" if METRICS[task.primary].higher_is_better else "less"
+    notes = [
+        f"{task.label}; {number} seeds; best first by {task.primary}: {METRICS[task.primary].label}, {direction} is "
+        "better",
+        f"scores after {amount:,} {_UNIT[axis]}, linear between evaluations; a job that used less keeps its last; "
+        "tokens, reward evaluations and seconds are what had been used then",
+        f"IQM: interquartile mean over seeds with its {LEVEL:.0%} stratified bootstrap interval ({RESAMPLES:,} "
+        f"resamples); {COVERAGE}. Means ± half their {LEVEL:.0%} t-interval",
+        f"{MARK!r}: "
+        + (
+            f"the {LEVEL:.0%} interval of the gap lies below 0"
+            if task.primary == "gap"
+            else f"there is no gap on this task, so {task.primary} is better than the start's in a paired test"
+        )
+        + ", every control is beaten in paired tests (Holm-corrected), and no seed has failed",
+    ]
+    others = [metric for metric in task.metrics if metric != task.primary]
+    if others:
+        notes.append("; ".join(f"{metric}: {METRICS[metric].label}" for metric in others))
+    return tuple(notes)
+
+
+_UNIT = {"tokens": "generated tokens", "evaluations": "reward evaluations", "seconds": "seconds"}
+
+
+def _sign(metric: str) -> float:
+    """What turns a score into one of which more is better."""
+    return 1.0 if METRICS[metric].higher_is_better else -1.0
+
+
+def _at(axis: Axis) -> str:
+    return "at the budget of tokens" if axis == "tokens" else f"at equal {_UNIT[axis]}"
+
+
+def _heading(table: TaskTable) -> str:
+    return f"{table.task.name}, {_at(table.axis)} ({table.amount:,})"
+
+
+def _tasks(names: Sequence[str]) -> str:
+    return f"{len(names)} task{'s' * (len(names) != 1)} ({', '.join(names)})"
+
+
+def _is_marked(row: AgentRow) -> bool:
+    return row.verdict is not None and row.verdict.is_improvement
+
+
+def _verdict_cell(row: AgentRow) -> str:
+    if row.verdict is None:
+        return row.role
+    return MARK if row.verdict.is_improvement else "not shown"
+
+
+def _not_in_it(row: AgentRow) -> str:
+    kinds = {"failed": row.failed, "missing": row.missing, "no score": row.unscored}
+    return "; ".join(f"{kind}: {' '.join(map(str, seeds))}" for kind, seeds in kinds.items() if seeds)
+
+
+def _estimate(found: Estimate | None) -> str:
+    if found is None:
+        return ""
+    low, high = found.interval
+    return f"{_number(found.value)} [{_number(low)}, {_number(high)}]"
+
+
+def _mean(mean: Mean | None) -> str:
+    if mean is None:
+        return ""
+    half = mean.interval[1] - mean.value
+    return _number(mean.value) + (f" ±{_number(half)}" if math.isfinite(half) else "")
+
+
+def _difference(test: PairedComparison | None) -> str:
+    if test is None:
+        return ""
+    if math.isnan(test.p_holm):
+        return f"{test.difference:+.3g}"
+    low, high = test.interval
+    return f"{test.difference:+.3g} [{low:+.3g}, {high:+.3g}], p = {test.p_holm:.2g}"
+
+
+def _number(value: float) -> str:
+    """In a few characters, however large or small."""
+    if abs(value) >= 1000 and math.isfinite(value):
+        return f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
+    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+
+
+def _count(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:,.0f}"
+
+
+def _cells(columns: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(zip(*columns.values(), strict=True))
+
+
+def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

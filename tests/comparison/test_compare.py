@@ -1,0 +1,236 @@
+"""A comparison as a whole: from settings to report, interrupted, grown, with failures in it."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seqgan_rl import cli
+from seqgan_rl.comparison import tracking
+from seqgan_rl.comparison.compare import collect, compare
+from seqgan_rl.comparison.jobs import read_record
+from seqgan_rl.comparison.records import Comparison
+from seqgan_rl.comparison.tracking import track
+from seqgan_rl.core.config import updated
+from seqgan_rl.core.errors import InputError
+from tests.comparison.conftest import TINY_RUN, tiny_comparison
+
+FLAGS = [
+    *("--preset", "quick", "--vocab-size", "20", "--sequence-length", "6", "--train-size", "512", "--test-size", "128"),
+    *("--mle.max-epochs", "6", "--discriminator.pretrain-minibatches", "20", "--discriminator.check-every", "10"),
+    *("--discriminator.minibatches-per-round", "1", "--evaluation.final-samples", "128"),
+    *("--budget", "800", "--evaluations", "1", "--quiet"),
+]
+
+
+def numbers(comparison: Comparison) -> list[tuple]:
+    """All that must not hang on how the jobs were run."""
+    return [
+        (job.task, job.agent, job.seed, [(point.tokens, point.evaluations, point.scores) for point in job.points])
+        for job in comparison.jobs
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Three agents and two seeds on two tracks, run in one go by two workers."""
+    folder = tmp_path_factory.mktemp("whole") / "comparison"
+    config = tiny_comparison(seeds=2, tracks=("adversarial", "exact"))
+    return config, folder, compare(config, folder, workers=2, progress=False)
+
+
+def test_everything_is_there_and_done(whole):
+    config, folder, comparison = whole
+    assert {job.state for job in comparison.jobs} == {"done"}
+    assert len(comparison.jobs) == 2 * 2 * len(config.agents)
+    assert comparison.agents("adversarial") == config.agents
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert {"scores.csv", "report.md"} & {path.name for path in (folder / "report").rglob("*")} or (
+        {path.suffix for path in (folder / "report").rglob("*")} >= {".png", ".svg", ".csv", ".md"}
+    )
+    assert list((folder / "runs").glob("*/*/seed-0/run/tensorboard/events*"))
+
+
+def test_the_same_command_again_runs_nothing(whole, monkeypatch):
+    config, folder, comparison = whole
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")}
+    assert numbers(compare(config, folder, workers=2, progress=False)) == numbers(comparison)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")} == times
+
+
+def test_agents_and_seeds_are_added_to_the_same_numbers(whole, tmp_path):
+    """One agent and seed first, by one worker; the rest later, by two."""
+    config, _, comparison = whole
+    first = dataclasses.replace(config, agents=("mle", "shuffled"), seeds=1, tracks=("adversarial",))
+    compare(first, tmp_path / "grown", workers=1, progress=False)
+    assert numbers(compare(config, tmp_path / "grown", workers=2, progress=False)) == numbers(comparison)
+
+
+def test_a_job_whose_folder_is_damaged_is_reported_and_the_rest_goes_on(whole, tmp_path):
+    config, folder, _ = whole
+    shutil.copytree(folder, tmp_path / "damaged")
+    job = tmp_path / "damaged" / "runs" / "adversarial" / "shuffled" / "seed-1"
+    shutil.rmtree(job)
+    job.mkdir()
+    (job / "job.json").write_text('{"kind": "agent"}')
+    with pytest.raises(InputError, match="not the job of a comparison"):
+        collect(tmp_path / "damaged")
+    start = tmp_path / "damaged" / "starts" / "seed-1" / "curve.json"
+    start.write_text("{")
+    found = compare(config, tmp_path / "damaged", workers=1, attempts=1, progress=False)
+    failed = [job for job in found.jobs if job.state == "failed"]
+    assert [(job.agent, job.seed) for job in failed] == [("shuffled", 1)]
+    assert "curve.json cannot be read" in failed[0].error
+    assert "curve.json cannot be read" in (tmp_path / "damaged" / "report.html").read_text()
+
+
+def test_jobs_begun_with_other_hyperparameters_are_not_mixed_in(whole, tmp_path):
+    config, folder, _ = whole
+    (tmp_path / "mine.yaml").write_text("shuffled: {default: {learning_rate: 0.5}}\n")
+    shutil.copytree(folder, tmp_path / "c")
+    settings = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    settings["settings"]["hyperparameters"] = str(tmp_path / "mine.yaml")
+    (tmp_path / "c" / "comparison.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"learning_rate \(0.001 there, 0.5 now\)"):
+        compare(
+            dataclasses.replace(config, hyperparameters=str(tmp_path / "mine.yaml")), tmp_path / "c", progress=False
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"budget": 900}, r"budget \(800 there, 900 now\)"),
+        ({"reward": "log_d"}, r"reward \('logit' there, 'log_d' now\)"),
+        ({"run": {"generator": {"hidden_dim": 9}}}, r"run.generator.hidden_dim \(8 there, 9 now\)"),
+    ],
+)
+def test_a_folder_with_other_settings_is_refused_and_left_alone(whole, changes, words):
+    config, folder, _ = whole
+    if isinstance(changes.get("run"), dict):
+        changes = {
+            "run": dataclasses.replace(config.run, generator=dataclasses.replace(config.run.generator, hidden_dim=9))
+        }
+    before = (folder / "comparison.json").read_bytes()
+    with pytest.raises(InputError, match=words):
+        compare(dataclasses.replace(config, **changes), folder, progress=False)
+    assert (folder / "comparison.json").read_bytes() == before
+
+
+def test_nothing_is_written_where_something_else_stands(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    for path in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
+        with pytest.raises(InputError, match="choose another"):
+            compare(tiny_comparison(), path, progress=False)
+    with pytest.raises(InputError, match="unknown agent"):
+        compare(tiny_comparison(agents=("nobody",)), tmp_path / "new", progress=False)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "thesis.txt"]
+
+
+def test_the_command_line_does_the_same(whole, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["compare", "--agents", "seqgan_advantage,shuffled", "--seeds", "1", "--folder", "c", *FLAGS]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "seqgan_advantage" in shown
+    assert "report: c/report.html" in shown
+    _, _, comparison = whole
+    assert numbers(collect("c")) == [job for job in numbers(comparison) if job[0] == "adversarial" and job[2] == 0]
+    (tmp_path / "c" / "report.html").unlink()
+    assert cli.main(["report", "--folder", "c"]) == 0
+    assert (tmp_path / "c" / "report.html").is_file()
+
+
+def test_a_file_of_settings_does_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = json.dumps(TINY_RUN)
+    (tmp_path / "c.yaml").write_text(
+        f"preset: quick\nagents: [mle]\nseeds: 1\nbudget: 800\nevaluations: 1\nrun: {run}\n"
+    )
+    assert cli.main(["compare", "--config", "c.yaml", "--folder", "c", "--quiet"]) == 0
+    assert [job.agent for job in collect("c").jobs] == ["mle"]
+    capsys.readouterr()
+    (tmp_path / "c.yaml").write_text("agentz: [mle]\n")
+    assert cli.main(["compare", "--config", "c.yaml", "--folder", "d"]) == 2
+    assert "agentz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["compare", "--agents", "sequan"], "unknown agent 'sequan'"),
+        (["compare", "--launcher", "slurm"], "unknown launcher 'slurm'"),
+        (["compare", "--workers", "0"], "workers must be at least 1"),
+        (["compare", "--env", "CartPole-v1"], "env must be one of"),
+        (["compare", "--track"], "Weights & Biases, which is not installed"),
+        (["report", "--folder", "nowhere"], "holds no comparison"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_one_line_and_writes_nothing(
+    tmp_path, monkeypatch, capsys, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tracking.importlib, "import_module", _not_installed)
+    assert cli.main([*arguments, *(FLAGS if arguments[0] == "compare" else [])]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "comparisons").exists()
+
+
+def _not_installed(name: str) -> None:
+    raise ImportError(name)
+
+
+def test_a_killed_comparison_goes_on_to_the_same_numbers(whole, tmp_path):
+    """SIGKILL of the whole command in the middle; then the same command again."""
+    _, _, comparison = whole
+    command = [sys.executable, "-m", "seqgan_rl", "compare", "--agents", "seqgan_advantage,shuffled", "--seeds", "2"]
+    command += ["--tracks", "adversarial", "--workers", "2", "--folder", str(tmp_path / "c"), *FLAGS]
+    process = subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    while not list(tmp_path.glob("c/runs/*/*/*/run/config.json")):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert not all(read_record(path.parent) for path in tmp_path.rglob("job.json"))
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+    assert numbers(collect(tmp_path / "c")) == [job for job in numbers(comparison) if job[0] == "adversarial"]
+
+
+class FakeRun:
+    def __init__(self, options):
+        self.options, self.rows, self.is_finished = options, [], False
+
+    def log(self, row):
+        self.rows.append(row)
+
+    def finish(self):
+        self.is_finished = True
+
+
+def test_finished_jobs_are_handed_over_once(whole, tmp_path):
+    _, folder, comparison = whole
+    shutil.copytree(folder, tmp_path / "c")
+    runs = []
+
+    class Fake:
+        @staticmethod
+        def init(**options):
+            runs.append(FakeRun(options))
+            return runs[-1]
+
+    assert track(comparison, tmp_path / "c", Fake) == len(comparison.jobs)
+    assert track(comparison, tmp_path / "c", Fake) == 0
+    assert all(run.is_finished for run in runs)
+    assert len({run.options["id"] for run in runs}) == len(runs)
+    job, run = comparison.jobs[1], runs[1]
+    assert run.options["name"] == f"{job.task}/{job.agent}/seed-{job.seed}"
+    gaps = [row["score/nll_test"] for row in run.rows if "score/nll_test" in row]
+    assert gaps == [point.scores["nll_test"] for point in job.points]
