@@ -289,6 +289,13 @@ def _compare(arguments: list[str]) -> int:
         settings: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: settings)
 
     chosen = _parse(CompareArguments, "compare", arguments)
+    own = ("seed", "rounds", "tokens", "scored", "controls", "agent")
+    refused = [name for name in own if getattr(chosen.settings.run, name) != getattr(base, name)]
+    if refused:
+        raise InputError(
+            f"{', '.join(refused)}: these are decided by the comparison; use --seeds, --budget, --evaluations, --agents, "
+            "and --hyperparameters FILE for settings of agents"
+        )
     comparison = compare(
         chosen.settings,
         chosen.folder,

@@ -71,7 +71,7 @@ def make_agent(config: RunConfig, data: RunData, reward: Reward, generator: Gene
         forbidden=data.forbidden,
         real=lambda: data.split("train").to(config.device),
         make_env=make_env,
-        rounds=max(config.rounds, -(-max(config.tokens // T, config.evaluations) // config.agent.batch_size)),
+        rounds=max(config.rounds, -(-max(config.tokens // T, config.scored) // config.agent.batch_size)),
         device=torch.device(config.device),
     )
     return seeded_agent(parts, config.seed, name)
@@ -110,7 +110,7 @@ def total_steps(agent: BaseAlgorithm, config: RunConfig) -> int:
         return config.rounds * round_steps(agent) + 1
     T, is_shaped = _length(agent), _is_shaped(agent)
     # each token of a sequence is paid by one evaluation at least where prefixes are valued, else each sequence is
-    needed = max(config.tokens, config.evaluations * (1 if is_shaped else T))
+    needed = max(config.tokens, config.scored * (1 if is_shaped else T))
     return needed + agent.n_envs * T + round_steps(agent) + 1  # sequences that are not finished yet are paid for later
 
 
@@ -119,7 +119,7 @@ def planned_rounds(agent: BaseAlgorithm, config: RunConfig) -> int:
     if not config.has_budget:
         return config.rounds
     T, N = _length(agent), config.agent.num_rollouts if _is_shaped(agent) else 0
-    steps = max(config.tokens, config.evaluations * T // (1 + N * (T - 1)))
+    steps = max(config.tokens, config.scored * T // (1 + N * (T - 1)))
     return max(1, -(-steps // round_steps(agent)))
 
 

@@ -335,8 +335,8 @@ class RunConfig:
     rounds: int = 100
     """Adversarial rounds: one collection of the algorithm and its update, then the discriminator's minibatches."""
     tokens: int = 0
-    """Above 0: not so many rounds, but until the agent has generated so many tokens (and scored ``evaluations``)."""
-    evaluations: int = 0
+    """Above 0: not so many rounds, but until the agent has generated so many tokens (and the reward has ``scored``)."""
+    scored: int = 0
     """Above 0: not so many rounds, but until the reward has scored so many sequences, completions included (and
     ``tokens`` are generated)."""
     controls: tuple[str, ...] = ()
@@ -357,8 +357,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.rounds < 0:
             raise InputError(f"rounds must be at least 0, got {self.rounds}")
-        if self.tokens < 0 or self.evaluations < 0:
-            raise InputError(f"tokens and evaluations must be at least 0, got {self.tokens} and {self.evaluations}")
+        if self.tokens < 0 or self.scored < 0:
+            raise InputError(f"tokens and scored must be at least 0, got {self.tokens} and {self.scored}")
         if self.seed < 0 or self.threads < 0:
             raise InputError(f"seed and threads must be at least 0, got {self.seed} and {self.threads}")
         if self.threads > 1024:
@@ -373,7 +373,7 @@ class RunConfig:
     @property
     def has_budget(self) -> bool:
         """Whether the adversarial phase ends by what has been used instead of by rounds."""
-        return self.tokens > 0 or self.evaluations > 0
+        return self.tokens > 0 or self.scored > 0
 
 
 def _paper(preset: str, **agent: Any) -> RunConfig:

@@ -190,7 +190,7 @@ class Rounds(BaseCallback):
     def _check_done(self) -> None:
         config, used = self.run.config, self.used
         if config.has_budget:
-            self._is_done = used["tokens"] >= config.tokens and used["evaluations"] >= config.evaluations
+            self._is_done = used["tokens"] >= config.tokens and used["evaluations"] >= config.scored
         else:
             self._is_done = self.round >= config.rounds
 

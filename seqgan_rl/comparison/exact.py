@@ -126,8 +126,8 @@ class ExactJob:
     @property
     def run_config(self) -> RunConfig:
         """What a run of the other tracks would be given."""
-        own = {name: getattr(self, name) for name in ("seed", "tokens", "evaluations", "agent", "generator", "threads")}
-        return RunConfig(**own)
+        own = {name: getattr(self, name) for name in ("seed", "tokens", "agent", "generator", "threads")}
+        return RunConfig(scored=self.evaluations, **own)
 
     @property
     def control(self) -> str:

@@ -109,6 +109,8 @@ class CompareConfig:
         for name in ("seeds", "budget"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seeds > 1000:
+            raise InputError(f"seeds must be at most 1,000, for those after are of `seqgan-rl tune`; got {self.seeds}")
         if self.evaluations < 0 or self.exact.budget < 1:
             raise InputError(
                 f"evaluations must be at least 0 and exact.budget 1, got {self.evaluations}, {self.exact.budget}"
@@ -257,7 +259,7 @@ def _run_spec(config: CompareConfig, data: RunData, task: Task, agent: str, seed
         seed,
         agent=found.agent,
         tokens=config.budget,
-        evaluations=config.evaluations,
+        scored=config.evaluations,
         evaluation=dataclasses.replace(evaluation, at=tuple(sorted(mark for mark in marks if 0 < mark <= last))),
     )
     return dataclasses.replace(own, kind="agent", config=as_dict(run))
@@ -293,7 +295,7 @@ def _agent(agent: str, env: str, reward: str, hyperparameters: str | None) -> Ag
 
 def _run_config(config: CompareConfig, seed: int, **changes: Any) -> RunConfig:
     """Settings of one run: the comparison's but for what each job has of its own."""
-    own = {"seed": seed, "controls": (), "threads": 1, "rounds": 1, "tokens": 0, "evaluations": 0}
+    own = {"seed": seed, "controls": (), "threads": 1, "rounds": 1, "tokens": 0, "scored": 0}
     return dataclasses.replace(config.run, **{**own, **changes})
 
 

@@ -32,6 +32,8 @@ _ROWS = 20
 """Of the end of the metrics that are looked at for a rate and a score."""
 _MAX_JOB_BYTES = 2**20
 _COLUMNS: tuple[Literal["left", "right"], ...] = ("left",) * 3 + ("right",) * 4 + ("left",)
+_LEFT_OUT = (6, 4, 7, 1, 2)
+"""Columns that a narrow terminal does without: speed, elapsed time, score, attempt, stage, in this order."""
 _STYLES: dict[State, str] = {"done": "green", "failed": "red", "running": "cyan", "waiting": "dim"}
 
 
@@ -141,16 +143,13 @@ class Display:
         room = max(1, self.console.size.height - len(below) - 4)
         if len(running) > room:
             below.insert(0, _line(f"and {len(running) - room} more running"))
-        table = Table.grid(padding=(0, 2, 0, 0))
-        for justify in _COLUMNS:
-            table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-        shares = 0.0  # done by running jobs since they were first seen
+        rows, shares = [], 0.0  # done by running jobs since they were first seen
         for work in running[:room]:
             glance = glance_at(work.folder)
-            table.add_row(*map(Text, self._cells(work, glance)))
+            rows.append(self._cells(work, glance))
             if glance.share is not None:
                 shares += glance.share - self._first[work.name][1]
-        return Group(table, *below, self._counts(), self._bar(shares))
+        return Group(_table(rows, self.console.width), *below, self._counts(), self._bar(shares))
 
     def _cells(self, work: Work, glance: Glance) -> tuple[str, ...]:
         now, left, attempts = time.monotonic(), "", self.statuses[work.name].attempts
@@ -179,6 +178,21 @@ class Display:
             _line(f"{ended}/{len(self.works)}  {_duration(elapsed)}  {left}"),
         )
         return bar
+
+
+def _table(rows: Sequence[Sequence[str]], width: int) -> Table:
+    """The columns of running jobs that fit."""
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    kept = [i for i, found in enumerate(widths) if found > 2]
+    for column in _LEFT_OUT:
+        if column in kept and sum(widths[i] for i in kept) > width + 2:
+            kept.remove(column)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for i in kept:
+        table.add_column(justify=_COLUMNS[i], no_wrap=True, overflow="ellipsis", min_width=widths[i] - 2 if i else None)
+    for row in rows:
+        table.add_row(*(Text(row[i]) for i in kept))
+    return table
 
 
 def glance_at(folder: Path) -> Glance:

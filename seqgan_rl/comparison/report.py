@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from seqgan_rl.comparison.figures import HORIZONTAL, INK, Drawing, figures, png, svg
 from seqgan_rl.comparison.records import METRICS, Comparison, Job, Sample, Task
@@ -145,6 +145,7 @@ def _page(comparison: Comparison, summary: Summary, drawings: Sequence[Drawing],
         "number": lambda value: _number(value).replace("-", "\N{MINUS SIGN}").replace("inf", "∞"),
         "key": _key,
         "half": _half,
+        "breakable": lambda name: Markup(escape(printable(name)).replace("_", "_<wbr>")),
         "label": lambda metric: METRICS[metric].label,
         "first_order": lambda metric: "descending" if METRICS[metric].higher_is_better else "ascending",
     }

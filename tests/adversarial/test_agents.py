@@ -338,7 +338,7 @@ def test_schedules_run_over_the_rounds(made):
 
 
 @pytest.mark.parametrize("algorithm", ["seqgan", "ppo", "rloo", "dqn"])
-@pytest.mark.parametrize("budget", [{"tokens": 100}, {"tokens": 50, "evaluations": 300}, {"evaluations": 40}])
+@pytest.mark.parametrize("budget", [{"tokens": 100}, {"tokens": 50, "scored": 300}, {"scored": 40}])
 def test_a_budget_ends_with_the_first_round_that_has_used_it(tiny, tmp_path, monkeypatch, text_file, algorithm, budget):
     """On sequences of different lengths; counted by a reward that counts."""
     scored = []
@@ -364,7 +364,8 @@ def test_a_budget_ends_with_the_first_round_that_has_used_it(tiny, tmp_path, mon
     with opened(config, tmp_path / "run", progress=False) as run:
         run.go()
     rows = [row for row in read_metrics(RunFolder(tmp_path / "run")) if "round" in row and "agent/reward" in row]
-    is_used = [all(row[name] >= amount for name, amount in budget.items()) for row in rows]
+    names = {"tokens": "tokens", "scored": "evaluations"}
+    is_used = [all(row[names[name]] >= amount for name, amount in budget.items()) for row in rows]
     assert is_used == [False] * (len(rows) - 1) + [True]
     assert [row["evaluations"] for row in rows] == at_ends
     assert rows[-1]["time/training"] > 0

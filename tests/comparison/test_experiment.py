@@ -41,7 +41,7 @@ def test_what_must_be_shared_is_shared_and_budgets_are_equal(everything):
     runs = [updated(RunConfig(), spec.config) for spec in found if spec.kind != "exact"]
     assert len({(run.data, run.generator, run.mle, run.network, run.discriminator, run.threads) for run in runs}) == 1
     playing = [updated(RunConfig(), spec.config) for spec in found if spec.kind == "agent"]
-    assert {(run.tokens, run.evaluations) for run in playing} == {(config.budget, config.evaluations)}
+    assert {(run.tokens, run.scored) for run in playing} == {(config.budget, config.evaluations)}
     assert {spec.seed for spec in found} == {0, 1} == {run.seed for run in runs}
     exact = [updated(ExactJob(), spec.config) for spec in found if spec.kind == "exact"]
     assert len({(job.tokens, job.evaluations, job.beta, job.task_seed) for job in exact}) == 1
