@@ -4,7 +4,7 @@ SOAK_MINUTES ?= 60
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-oldest test-rllib soak lint bench clean
+.PHONY: help demo compare test test-oldest test-rllib soak lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -12,6 +12,10 @@ help: ## list the targets
 
 demo: .venv/installed ## train the quick preset on the built-in oracle; a new run folder each time
 	$(BIN)/python -m seqgan_rl train --preset quick
+
+compare: .venv/installed ## a small comparison of nine agents and controls: some 10 minutes on 2 cores
+	$(BIN)/python -m seqgan_rl compare --preset quick --agents mle,mle_continued,seqgan,seqgan_advantage,rloo,ppo,dqn,random,shuffled \
+		--tracks adversarial,exact --exact.tasks table --seeds 3 --budget 25600 --folder comparisons/small
 
 test: .venv/installed-dev ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope

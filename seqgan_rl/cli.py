@@ -333,6 +333,15 @@ def _report(arguments: list[str]) -> int:
     return 0
 
 
+def _tune(arguments: list[str]) -> int:
+    """Search an agent's hyperparameters with Optuna, for use in a comparison."""
+    from seqgan_rl.comparison.tune import TuneConfig, tune
+
+    result = tune(_parse(TuneConfig, "tune", arguments))
+    print(result.summary)
+    return 0
+
+
 # --- parsing ----------------------------------------------------------------------------------------------------
 
 
@@ -369,6 +378,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _evaluate,
     "compare": _compare,
     "report": _report,
+    "tune": _tune,
     "envs": _envs,
 }
 

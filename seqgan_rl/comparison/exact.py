@@ -30,6 +30,7 @@ from seqgan_rl.adversarial.player import Player
 from seqgan_rl.adversarial.rounds import Stopwatch
 from seqgan_rl.adversarial.run_folder import AgentWriter, MetricsLog, RunFolder
 from seqgan_rl.agents.policy import GeneratorActorCritic
+from seqgan_rl.agents.warm_start import generator_kwargs
 from seqgan_rl.core.config import as_dict, read_yaml
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.files import make_folder, write_text
@@ -85,11 +86,11 @@ class ExactJob:
     """Threads of the arithmetic; 0 leaves torch's choice."""
 
     def __post_init__(self) -> None:
-        _ = self.run_config
         if not (self.name and self.name.isprintable()):
             raise InputError(f"name must be a printable text, got {self.name!r:.60}")
-        if self.tokens < 1 or self.points < 1:
-            raise InputError(f"tokens and points must be at least 1, got {self.tokens} and {self.points}")
+        for name, least in (("tokens", 1), ("evaluations", 0), ("points", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 < self.beta < math.inf:
             raise InputError(f"beta must be a finite number above 0, got {self.beta}")
         if not 0 <= self.task_seed < 2**32:
@@ -98,6 +99,7 @@ class ExactJob:
             _ = self.environment, SequenceTree(self.vocab_size, self.sequence_length, self.variable_length)
         except ValueError as error:
             raise InputError(str(error)) from None
+        _ = self.run_config
         self._check_agent()
 
     def _check_agent(self) -> None:
@@ -239,8 +241,7 @@ def run_exact(job: ExactJob, folder: str | Path, progress: bool = False) -> None
 
 def start_policy(job: ExactJob) -> Generator:
     """π_ref: the job's generator fitted by maximum likelihood, with early stopping, to draws of a small random LSTM."""
-    environment = job.environment
-    size = environment.vocab_size + environment.variable_length, job.sequence_length, job.variable_length
+    size = job.vocab_size + job.variable_length, job.sequence_length, job.variable_length
     with torch_seeded(stream(job.task_seed, "data source")):
         source = LSTMGenerator(*size, embedding_dim=8, hidden_dim=8, init_std=1.0)  # some 0.8 of the largest entropy
     real_BT = source.sample(REAL_SEQUENCES + VALID_SEQUENCES, rng=stream(job.task_seed, "data"))
@@ -284,11 +285,7 @@ def _agent(job: ExactJob, task: ExactTask, start: Generator) -> BaseAlgorithm:
     parts = AgentParts(
         config=config,
         generator=start,
-        generator_kwargs={
-            "generator": job.generator.name,
-            "generator_options": job.generator.options,
-            "has_eos": job.variable_length,
-        },
+        generator_kwargs=generator_kwargs(start),
         forbidden=(),
         real=no_data,
         make_env=make_env,
@@ -366,9 +363,6 @@ class _Rounds(BaseCallback):
     def generator(self) -> Generator:
         """What is evaluated: see :attr:`seqgan_rl.adversarial.rounds.Rounds.generator`."""
         return Player(self.model) if self.average is None else self.average
-
-    def _on_training_start(self) -> None:
-        self.watch = Stopwatch()
 
     def _on_rollout_start(self) -> None:
         if isinstance(self.model.policy, GeneratorActorCritic):

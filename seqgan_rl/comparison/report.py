@@ -158,7 +158,7 @@ def _page(comparison: Comparison, summary: Summary, drawings: Sequence[Drawing],
     }
     over_tasks = shown.keys() - {name for names in of_task.values() for name in names}
     samples = _samples(comparison, summary)
-    return environment.get_template("report.html").render(
+    page = environment.get_template("report.html").render(
         comparison=comparison,
         version=_version(),
         style=Markup(style),
@@ -178,6 +178,7 @@ def _page(comparison: Comparison, summary: Summary, drawings: Sequence[Drawing],
         level=f"{LEVEL:.0%}",
         coverage=COVERAGE,
     )
+    return page.lstrip()
 
 
 def _facts(comparison: Comparison) -> dict[str, str]:
@@ -314,7 +315,7 @@ def _aggregate(found: Aggregate) -> dict[str, Any]:
 
 def _figure(drawing: Drawing, text: str) -> _Figure:
     """A figure whose ink is that of the page."""
-    text = re.sub(r' d="[^"]*"', lambda path: _DECIMALS.sub(r"\1", path[0]), text).replace(INK, "currentColor")
+    text = re.sub(r' (d|x|y)="[^"]*"', lambda place: _DECIMALS.sub(r"\1", place[0]), text).replace(INK, "currentColor")
     size = re.search(r'viewBox="0 0 ([\d.]+) ', text)
     assert size is not None
     text = text.replace("<svg ", '<svg aria-hidden="true" ', 1)  # the group around it has the title as its label

@@ -201,7 +201,8 @@ def tune(config: TuneConfig) -> TuneResult:
     def objective(attempt: Attempt) -> float:
         if start is not None:
             _make(config.path, _with_seed(start, attempt.seed))
-        settings = {**job.config, "agent": as_dict(attempt.agent.agent), "evaluations": 0}
+        goes_beyond = "evaluations" if job.kind == "exact" else "scored"
+        settings = {**job.config, "agent": as_dict(attempt.agent.agent), goes_beyond: 0}
         own = _with_seed(replace(job, task=f"trial-{attempt.trial:04d}", config=settings), attempt.seed)
 
         def watch() -> None:

@@ -55,9 +55,9 @@ def hostile() -> Comparison:
     comparison = small()
 
     def spoiled(job: Job) -> Job:
-        agent = f"{HOSTILE} $x$" if job.agent == "seqgan" else job.agent
+        agent = "<b onclick=x>$x$</b>" if job.agent == "seqgan" else job.agent
         error = f"{HOSTILE}\x00\u202e\ud800" if job.error else ""
-        samples = (Sample(words=WORDS, values=tuple(i / 10 for i in range(9)) + (math.nan,)), *job.samples)
+        samples = (Sample(words=WORDS, values=(*(i / 10 for i in range(9)), math.nan)), *job.samples)
         settings = {**job.settings, HOSTILE: {"\ud800": HOSTILE}}
         stopped = HOSTILE if job.stopped else ""
         spoilt = dataclasses.replace(
@@ -190,7 +190,7 @@ def test_the_folder_has_the_same_as_files(folder: Path, comparison: Comparison) 
 def test_what_failed_or_is_missing_stands_at_the_top(tmp_path: Path) -> None:
     text = write_report(small(), tmp_path).read_text()
     top = Page(text[: text.index('id="glance"')]).text
-    assert "Of 29 jobs: 1 failed and 1 not finished" in top
+    assert "Of 30 jobs: 1 failed and 1 not finished" in top
     assert re.search(r"adversarial, ppo, seed 2: failed after 3 attempts\s*NotFiniteError: the loss is nan", top)
     assert "exact-table, random, seed 2: running" in top
     assert "1 stopped early by a guard" in top

@@ -75,13 +75,14 @@
 
   function filter(input) {
     const runs = [...document.querySelectorAll("details.run")], count = document.querySelector("#run-count");
-    const texts = runs.map((run) => run.textContent.toLowerCase());
+    const plain = (text) => text.toLowerCase().replace(/[\s,]+/g, " ").trim();
+    const texts = runs.map((run) => plain([...run.querySelectorAll("summary, dt, dd")].map((e) => e.textContent).join(" ")));
     const show = () => {
-      const words = input.value.toLowerCase().split(/[\s,]+/).filter(Boolean);
-      runs.forEach((run, i) => { run.hidden = !words.every((word) => texts[i].includes(word)); });
+      const parts = input.value.split(",").map(plain).filter(Boolean);
+      runs.forEach((run, i) => { run.hidden = !parts.every((part) => texts[i].includes(part)); });
       for (const group of document.querySelectorAll("details.runs")) {
         group.hidden = !group.querySelector("details.run:not([hidden])");
-        group.open = words.length > 0;
+        group.open = parts.length > 0;
       }
       count.textContent = `${runs.filter((run) => !run.hidden).length} of ${runs.length} runs`;
     };
