@@ -46,6 +46,8 @@ MARKS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0, 1.5, 2.0, 3.0, 
 """Shares of the budget at which policies are scored."""
 MORE_EVALUATIONS = 10
 """Reward evaluations of the second table, in those of an agent without rollouts at the budget."""
+MORE_EXACT_EVALUATIONS = 3
+"""The same on exact tasks, where updates cost more than rewards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +283,7 @@ def _exact_spec(config: CompareConfig, task: Task, agent: str, seed: int) -> Spe
         beta=own.beta,
         seed=seed,
         tokens=own.budget,
-        evaluations=MORE_EVALUATIONS * -(-own.budget // own.sequence_length),
+        evaluations=MORE_EXACT_EVALUATIONS * -(-own.budget // own.sequence_length),
         agent=found.agent,
         threads=1,
     )
