@@ -18,7 +18,7 @@ compare: .venv/installed ## a small comparison of nine agents and controls: some
 		--tracks adversarial,exact --exact.tasks table --seeds 3 --budget 25600 --folder comparisons/small
 
 test: .venv/installed-dev ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --durations 30
 
 test-oldest: .venv/oldest/installed ## the environments and their clients under the oldest supported Gymnasium
 	PYTHONPATH=.venv/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/envs tests/agents \

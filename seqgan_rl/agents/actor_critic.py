@@ -117,6 +117,10 @@ class ActorCritic(SeqGAN):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer | None, n_rollout_steps: int
     ) -> bool:
         """See :meth:`SeqGAN.collect_rollouts`."""
+        if self.score_differences and env.has_attr("has_penalty") and any(env.get_attr("has_penalty")):
+            raise ValueError(
+                "the reward's scores of prefixes do not hold the environment's penalty; leave score_differences off"
+            )
         if self._n_updates == 0:  # the actor may have been given other weights since it was made
             self._follow(self.delayed_actor, self.policy.generator, 1.0)
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)

@@ -8,6 +8,7 @@ Letters: B sequences, T tokens each.
 
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
@@ -16,6 +17,12 @@ from seqgan_rl.agents.policy import GeneratorPolicy
 from seqgan_rl.agents.policy_gradient import clipped_surrogate, group_relative, k3, prompt_groups
 from seqgan_rl.agents.seqgan import SeqGAN, SequenceBatch
 from seqgan_rl.models.generator import Generator
+
+INNER_FIGURES = tuple(
+    f"agent/{name}"
+    for name in ("loss", "gradient_norm", "was_clipped", "entropy_sampled", "kl_to_start", "clip_fraction")
+)
+"""What is recorded of each inner step, and then as a mean over them."""
 
 
 class GRPO(SeqGAN):
@@ -28,7 +35,8 @@ class GRPO(SeqGAN):
     Args:
         n_epochs: gradient steps on the whole batch, all of it at a time.
         clip_range: ε.
-        beta: β; 0.04 in the paper. π_ref is the generator at the first update (``reference``).
+        beta: β; 0.04 in the paper. π_ref is the generator at the first update (``reference``; after ``load``: as it was
+            loaded, unless it is set again).
         scale_by_std: divide by the standard deviation, as published: prompts whose rewards differ little then weigh as
             much as others.
         scale_by_length: divide by the length of the sequence, as published: among bad sequences the long ones are then
@@ -92,8 +100,12 @@ class GRPO(SeqGAN):
         with torch.no_grad():
             old_logp_BT = self._log_prob(self.policy.generator, self.batch)
             reference_logp_BT = self._log_prob(self._start(), self.batch)
+        steps = []
         for _ in range(self.n_epochs):
             self._descend(self._surrogate_loss(self.batch, old_logp_BT, reference_logp_BT))
+            steps.append([self.logger.name_to_value[name] for name in INNER_FIGURES])
+        for name, mean in zip(INNER_FIGURES, np.mean(steps, axis=0), strict=True):
+            self.logger.record(name, float(mean))
 
     def _log_prob(self, generator: Generator, batch: SequenceBatch) -> Tensor:
         """Log-probabilities of the actions, (B, T); 0 elsewhere, where a prompt may hold what the agent may not say."""

@@ -24,7 +24,8 @@ class RLOO(SeqGAN):
     ``shaping="none"``.
 
     Args:
-        beta: β; 0 leaves the penalty out. π_ref is the generator at the first update (``reference``).
+        beta: β; 0 leaves the penalty out. π_ref is the generator at the first update (``reference``; after ``load``: as
+            it was loaded, unless it is set again).
         batch_size: sequences per update; without prompts all of them are one group.
         policy, env, learning_rate, max_grad_norm, policy_kwargs, stats_window_size, tensorboard_log, verbose, seed,
             device: see :class:`SeqGAN`.

@@ -183,7 +183,7 @@ def _check_folder(folder: Path, config: CompareConfig) -> dict[str, Any] | None:
     different = [
         f"{name} ({then.get(name)!r:.60} there, {now.get(name)!r:.60} now)"
         for name in now
-        if name not in MAY_GROW and then.get(name) != now[name]
+        if name not in MAY_GROW and then.get(name) != now[name] and not _is_left_open(name, then, now)
     ]
     if different:
         raise InputError(
@@ -191,6 +191,11 @@ def _check_folder(folder: Path, config: CompareConfig) -> dict[str, Any] | None:
             "them as they are there (agents, seeds, tracks and frozen rewards may be added)"
         )
     return stored
+
+
+def _is_left_open(name: str, then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether it is the second budget of tracks with data, which a comparison of exact tasks alone does not have."""
+    return name == "evaluations" and 0 in (then.get(name), now[name])
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -209,7 +214,8 @@ def _write_settings(folder: Path, config: CompareConfig, stored: dict[str, Any] 
             for name in MAY_GROW
             if name != "seeds"
         }
-        config = updated(config, {**grown, "seeds": max(before.seeds, config.seeds)})
+        largest = {name: max(getattr(before, name), getattr(config, name)) for name in ("seeds", "evaluations")}
+        config = updated(config, {**grown, **largest})
     document = {
         "settings": as_dict(config),
         "command": shlex.join(command) or str((stored or {}).get("command", "")),

@@ -69,6 +69,11 @@ class ExactTrack:
     budget: int = 20_000
     """Generated tokens of each agent."""
 
+    @property
+    def evaluations(self) -> int:
+        """Sequences scored by the reward at which the second table compares."""
+        return MORE_EXACT_EVALUATIONS * -(-self.budget // max(1, self.sequence_length))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
@@ -188,7 +193,17 @@ def tasks_of(config: CompareConfig) -> tuple[Task, ...]:
                 own = config.exact
                 label = f"SeqGAN/Exact-v0 {task}, V={own.vocab_size}, T={own.sequence_length}, β={own.beta:g}"
                 metrics = ("regret", "regularised_regret", "kl", "exact_entropy")
-                found.append(Task(name=f"exact-{task}", kind="exact", label=label, primary="regret", metrics=metrics))
+                found.append(
+                    Task(
+                        name=f"exact-{task}",
+                        kind="exact",
+                        label=label,
+                        primary="regret",
+                        metrics=metrics,
+                        budget=own.budget,
+                        evaluations=own.evaluations,
+                    )
+                )
     return tuple(found)
 
 
@@ -200,7 +215,12 @@ def prepare(config: CompareConfig) -> tuple[CompareConfig, RunData | None]:
         config = dataclasses.replace(config, evaluations=MORE_EVALUATIONS * sequences)
     if len({slug(agent) for agent in config.agents}) < len(config.agents):
         raise InputError(f"agents must differ in letters and digits, got {', '.join(config.agents)}")
-    _ = list(specs(config, data))
+    folders = [spec.folder for spec in specs(config, data)]
+    if len(set(folders)) < len(folders):
+        raise InputError(
+            "tracks, frozen_rewards and exact.tasks must differ in letters and digits, since folders are named after "
+            f"them; got {', '.join((*config.tracks, *config.frozen_rewards, *config.exact.tasks))}"
+        )
     return config, data
 
 
@@ -283,7 +303,7 @@ def _exact_spec(config: CompareConfig, task: Task, agent: str, seed: int) -> Spe
         beta=own.beta,
         seed=seed,
         tokens=own.budget,
-        evaluations=MORE_EXACT_EVALUATIONS * -(-own.budget // own.sequence_length),
+        evaluations=own.evaluations,
         agent=found.agent,
         threads=1,
     )

@@ -387,6 +387,8 @@ def _along(jobs: Sequence[Job], axis: Axis, metric: str, band: str) -> _Band | N
         return None
     if all(len(set(of_job)) == 1 for of_job in used):
         last_R1 = np.array([[job.score_at(axis, math.inf, metric)] for job in with_it])
+        if not np.isfinite(last_R1).any():  # lost along the way, as the gap is in a collapse
+            return None
         return _banded(np.array(places[-1:]), last_R1, band, is_flat=True)
     if axis == "evaluations":
         x_K = np.geomspace(next(place for place in places if place > 0), places[-1], GRID)

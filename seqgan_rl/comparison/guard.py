@@ -23,7 +23,8 @@ _PAUSE_SECONDS = 0.2
 def main() -> None:
     """Start the watcher, wait for the lock, become the job."""
     grace, arguments = float(sys.argv[1]), sys.argv[2:]
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # children of `command &` would not hear it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # children of `command &` would not hear it,
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # nor those of a Ray worker
     job = os.getpid()
     if os.fork() == 0:
         try:

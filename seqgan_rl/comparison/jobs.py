@@ -219,9 +219,15 @@ def _point(row: dict[str, Any], curve: TemperatureCurve) -> Point:
 
 
 def _seconds(folder: RunFolder, stage: str) -> float:
-    """Wall time of a fitted stage."""
-    times = [row.get("time/seconds", 0.0) for row in read_metrics(folder) if row.get("agent") == stage]
-    return float(times[-1] - times[0]) if times else 0.0
+    """Wall time of a fitted stage, which comes first in the processes of its run; evaluations not counted."""
+    seconds = before = 0.0
+    for row in read_metrics(folder):
+        if row.get("agent") == stage:
+            now = float(row.get("time/seconds", 0.0))
+            if "eval/nll_test" not in row:
+                seconds += now - before if now >= before else now  # less: the clock of a continued run, begun at 0
+            before = now
+    return seconds
 
 
 def _diagnostics(folder: RunFolder, stage: str) -> tuple[dict[str, float], ...]:

@@ -15,6 +15,7 @@ import platform
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -440,14 +441,14 @@ class Ray:
 
     def stop(self) -> None:
         """See :class:`Launcher`."""
+        references = list(self._running.values())
         try:
-            references = list(self._running.values())
-            for reference in references:
-                self._ray.cancel(reference)  # KeyboardInterrupt in _run_on_node
+            self._token.unlink(missing_ok=True)  # tasks see that
             if references:
-                self._ray.wait(references, num_returns=len(references), timeout=2 * GRACE_SECONDS + 2)
+                self._ray.wait(references, num_returns=len(references), timeout=2 * GRACE_SECONDS + 3)
         finally:
-            self._token.unlink(missing_ok=True)
+            for reference in references:
+                self._ray.cancel(reference, force=True)  # those that wait for a CPU, or do not see the folder any more
             if self._ours:
                 self._ray.shutdown()
 
@@ -455,8 +456,12 @@ class Ray:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user says so
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning
         try:
+            _, _, place = (address or os.environ.get("RAY_ADDRESS", "")).rpartition("://")
+            host, _, port = place.rpartition(":")
+            if port.isdecimal():  # Ray itself tries for many minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             self._ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"no Ray cluster could be reached at address {address or 'None'} ({one_line(error)}); start one with "
                 "`ray start --head`, or leave the address out"
@@ -485,11 +490,18 @@ def _run_on_node(work: Work, title: str, variables: Mapping[str, str], check: tu
         return f"Ray node {platform.node()}: {missing}"
     process = _begin(work, title, variables, current=check[2])
     try:
-        while process.poll() is None:
-            time.sleep(_POLL_SECONDS)
+        while (status := _wait(process, 1.0)) is None and read_tail(Path(check[0])) == check[1]:
+            pass
     finally:
         _stop([process])
-    return _failure(work.folder, process.returncode)
+    return "stopped" if status is None else _failure(work.folder, status)
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _misses(token: str, content: str, current: str) -> str:

@@ -59,6 +59,10 @@ class Task:
     """The score that ranks agents, a key of :data:`METRICS`."""
     metrics: tuple[str, ...]
     """Scores that stand beside it in tables, the primary one first."""
+    budget: int = 0
+    """Generated tokens at which the first table compares; 0: the comparison's."""
+    evaluations: int = 0
+    """Reward evaluations at which the second table compares; 0: the comparison's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +113,13 @@ class Job:
     def score_at(self, axis: Axis, amount: float, metric: str) -> float:
         """A score when so much had been used: linear between the evaluations, the last one's afterwards; NaN if absent.
 
-        A job that used less, since a guard stopped it or its agent does not generate (MLE), keeps its last score.
+        A job that used less, since a guard stopped it or its agent does not generate (MLE), keeps its last score. Where
+        an evaluation beside it has none, neither has this place: a policy that has left the MLE's curve in a collapse
+        does not keep the gap that it had before.
         """
-        rows = [(getattr(point, axis), point.scores[metric]) for point in self.points if metric in point.scores]
-        if not rows:
+        if not self.points:
             return float("nan")
+        rows = [(getattr(point, axis), point.scores.get(metric, float("nan"))) for point in self.points]
         used, scores = np.array(rows, dtype=float).T
         return float(np.interp(amount, used, scores))
 
@@ -150,8 +156,16 @@ class Comparison:
 
     def scores(self, task: str, agent: str, metric: str, axis: Axis = "tokens") -> dict[int, float]:
         """A score by seed at the budget (or at the equal number of reward evaluations); NaN where it is not known."""
-        amount = {"tokens": self.budget, "evaluations": self.evaluations, "seconds": float("inf")}[axis]
+        amount = self.amount(self.task(task), axis)
         return {job.seed: job.score_at(axis, amount, metric) for job in self.of(task, agent)}
+
+    def amount(self, task: Task, axis: Axis) -> float:
+        """How much of this each job has used when the agents of a task are compared."""
+        return {
+            "tokens": task.budget or self.budget,
+            "evaluations": task.evaluations or self.evaluations,
+            "seconds": float("inf"),
+        }[axis]
 
 
 def shared_seeds(scores: Sequence[Mapping[int, float]]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
@@ -43,8 +43,8 @@ from seqgan_rl.comparison.tables import (
 from seqgan_rl.core.files import folder_written_whole, make_folder, write_bytes, write_text
 from seqgan_rl.evaluation.report import ScoreTable
 
-SAMPLE_TOKENS = 100_000
-"""Tokens in the sample browser at the most, about: some 1.5 MB."""
+SAMPLE_TOKENS = 50_000
+"""Tokens in the sample browser at the most, about: some 0.6 MB."""
 LEAST_TOKENS = 100
 """Of a job in it, however many jobs there are."""
 WORD_LENGTH = 100
@@ -140,15 +140,7 @@ def _page(comparison: Comparison, summary: Summary, drawings: Sequence[Drawing],
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    environment.filters |= {
-        "count": _count,
-        "number": lambda value: _number(value).replace("-", "\N{MINUS SIGN}").replace("inf", "∞"),
-        "key": _key,
-        "half": _half,
-        "breakable": lambda name: Markup(escape(printable(name)).replace("_", "_<wbr>")),
-        "label": lambda metric: METRICS[metric].label,
-        "first_order": lambda metric: "descending" if METRICS[metric].higher_is_better else "ascending",
-    }
+    environment.filters |= _FILTERS
     loader = environment.loader
     assert loader is not None
     style, script = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js"))
@@ -179,6 +171,39 @@ def _page(comparison: Comparison, summary: Summary, drawings: Sequence[Drawing],
         coverage=COVERAGE,
     )
     return page.lstrip()
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line after each "_"."""
+    return Markup(str(escape(printable(name))).replace("_", "_<wbr>"))
+
+
+def _shown(value: float) -> str:
+    return _number(value).replace("-", "\N{MINUS SIGN}").replace("inf", "∞")
+
+
+def _key(value: float) -> str:
+    """What a column sorts by: as JavaScript reads numbers, or nothing."""
+    if math.isnan(value):
+        return ""
+    return repr(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _half(mean: Mean) -> float | None:
+    half = mean.interval[1] - mean.value
+    return half if math.isfinite(half) else None
+
+
+_FILTERS: dict[str, Callable[..., Any]] = {
+    "breakable": _breakable,
+    "count": _count,
+    "number": _shown,
+    "key": _key,
+    "half": _half,
+    "label": lambda metric: METRICS[metric].label,
+    "first_order": lambda metric: "descending" if METRICS[metric].higher_is_better else "ascending",
+}
+"""How the template writes numbers and names."""
 
 
 def _facts(comparison: Comparison) -> dict[str, str]:
@@ -314,7 +339,7 @@ def _aggregate(found: Aggregate) -> dict[str, Any]:
 
 
 def _figure(drawing: Drawing, text: str) -> _Figure:
-    """A figure in the page's ink, without what only a file needs: a third of its size."""
+    """A figure in the page's ink, and without what only a file needs."""
     size = re.search(r'viewBox="0 0 ([\d.]+) ', text)
     assert size is not None
     text = re.sub(r' (d|x|y)="[^"]*"', lambda place: re.sub(r"(\.\d)\d+|\s*\n", r"\1", place[0]), text)
@@ -453,18 +478,6 @@ def _version() -> str:
         return version_of("seqgan_rl")
     except PackageNotFoundError:  # run from a copy of the source
         return ""
-
-
-def _half(mean: Mean) -> float | None:
-    half = mean.interval[1] - mean.value
-    return half if math.isfinite(half) else None
-
-
-def _key(value: float) -> str:
-    """What a column sorts by: as JavaScript reads numbers, or nothing."""
-    if math.isnan(value):
-        return ""
-    return repr(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
 def _encodable(text: str) -> str:

@@ -166,7 +166,7 @@ def summarise(comparison: Comparison) -> Summary:
 
 def task_table(comparison: Comparison, task: Task, axis: Axis) -> TaskTable:
     """Agents of a task at the comparison's budget of tokens, or at its number of reward evaluations."""
-    amount = comparison.budget if axis == "tokens" else comparison.evaluations
+    amount = int(comparison.amount(task, axis))
     primary = {name: comparison.scores(task.name, name, task.primary, axis) for name in comparison.agents(task.name)}
     rows = [_agent_row(comparison, task, axis, amount, agent, primary) for agent in primary]
     sign = _sign(task.primary)

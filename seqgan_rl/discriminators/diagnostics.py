@@ -21,7 +21,9 @@ def auc(real_N: Tensor, fake_N: Tensor) -> float:
     return float((below_N + up_to_N).double().mean() / (2 * len(fake_N)))
 
 
-def calibration_error(probability_N: Tensor, is_real_N: Tensor, num_bins: int = 10) -> float:
+def calibration_error(
+    probability_N: Tensor, is_real_N: Tensor, num_bins: int = 10, *, is_balanced: bool = False
+) -> float:
     """Expected calibration error (Naeini et al. 2015; Guo et al. 2017, Eq. 3), in [0, 1]: over bins of equal width,
     the mean of |share that is real - mean probability|, weighted with the sequences in the bin.
 
@@ -29,17 +31,21 @@ def calibration_error(probability_N: Tensor, is_real_N: Tensor, num_bins: int = 
         probability_N: D(Y), in [0, 1], (N,).
         is_real_N: bool, (N,).
         num_bins: bins [0, 1/M), ..., [(M-1)/M, 1].
+        is_balanced: count real and generated sequences as if there were as many of each, as D was trained; else D = 1/2
+            is miscalibrated wherever one kind is more often there.
 
     >>> round(calibration_error(torch.tensor([0.9, 0.9, 0.1, 0.1]), torch.tensor([True, True, False, True])), 6)
     0.25
     """
     if len(probability_N) == 0:
         return float("nan")
-    probability_N = probability_N.double()
+    probability_N, weight_N = probability_N.double(), torch.ones_like(probability_N, dtype=torch.float64)
+    if is_balanced:
+        weight_N = torch.where(is_real_N, 1 / is_real_N.sum().double(), 1 / (~is_real_N).sum().double())
     bin_N = (probability_N * num_bins).long().clamp(0, num_bins - 1)
     excess_M = torch.zeros(num_bins, dtype=torch.float64, device=bin_N.device)
-    excess_M.index_add_(0, bin_N, is_real_N.double() - probability_N)
-    return float(excess_M.abs().sum() / len(probability_N))
+    excess_M.index_add_(0, bin_N, (is_real_N.double() - probability_N) * weight_N)
+    return float(excess_M.abs().sum() / weight_N.sum())
 
 
 def mean_per_position(value_NT: Tensor, is_action_NT: Tensor) -> Tensor:

@@ -48,7 +48,14 @@ class Reservoir:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where :meth:`state_dict` was taken."""
-        tokens = state["tokens"]
+        """Continue where :meth:`state_dict` was taken. ValueError for a reservoir of another capacity, of which what is
+        kept here would be no uniform sample."""
+        tokens, offered = state["tokens"], state["offered"]
+        num_kept = 0 if tokens is None else len(tokens)
+        if num_kept != min(self.capacity, offered):
+            raise ValueError(
+                f"the state holds {num_kept} of {offered} sequences offered, which is not what a reservoir of "
+                f"{self.capacity} places keeps; make replay_size what it was"
+            )
         self.tokens_CT = None if tokens is None else torch.tensor(np.asarray(tokens))
-        self.num_offered = state["offered"]
+        self.num_offered = offered

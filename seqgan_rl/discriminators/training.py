@@ -172,14 +172,16 @@ class DiscriminatorTrainer:
 
     def held_out(self, real_BT: Tensor, fake_BT: Tensor) -> dict[str, float]:
         """Loss (nats), AUC, accuracy and calibration error on real sequences that D never trained on and fresh
-        generated ones."""
+        generated ones; both kinds weigh the same, however many there are of each."""
         real_B, fake_B = self.discriminator.score(real_BT).double(), self.discriminator.score(fake_BT).double()
         is_real_B = torch.cat([torch.ones_like(real_B), torch.zeros_like(fake_B)]).bool()
         return {
             "held_out_loss": float(0.5 * (functional.softplus(-real_B).mean() + functional.softplus(fake_B).mean())),
             "held_out_auc": auc(real_B, fake_B),
             "held_out_accuracy": float(0.5 * ((real_B > 0).double().mean() + (fake_B <= 0).double().mean())),
-            "held_out_calibration": calibration_error(torch.cat([real_B, fake_B]).sigmoid(), is_real_B),
+            "held_out_calibration": calibration_error(
+                torch.cat([real_B, fake_B]).sigmoid(), is_real_B, is_balanced=True
+            ),
         }
 
     def state_dict(self) -> dict[str, Any]:

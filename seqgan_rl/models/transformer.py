@@ -126,6 +126,8 @@ class TransformerGenerator(LinearOutputGenerator):
             start_token=start_token,
         )
         check_width(hidden_dim, num_heads, num_layers)
+        if start_token is not None and not (isinstance(start_token, int) and 0 <= start_token < num_actions):
+            raise ValueError(f"start_token must be None or an action in [0, {num_actions}), got {start_token!r}")
         A, D = num_actions, hidden_dim
         self.start_token, self.hidden_dim = start_token, D
         self.embedding = nn.Parameter(torch.empty(A + (start_token is None), D))

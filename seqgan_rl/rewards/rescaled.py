@@ -59,12 +59,14 @@ class NormalisedReward(WrappedReward):
             "count": self.count,
             "mean": self.mean,
             "sum_of_squares": self.sum_of_squares,
+            "is_frozen": self.is_frozen,
             **super().state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
         self.count, self.mean, self.sum_of_squares = state["count"], state["mean"], state["sum_of_squares"]
+        self.is_frozen = state.get("is_frozen", self.is_frozen)  # not in states from before it was kept
         super().load_state_dict(state)
 
 

@@ -121,6 +121,15 @@ def test_a_folder_with_other_settings_is_refused_and_left_alone(whole, changes, 
     assert (folder / "comparison.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("tracks", [("exact", "adversarial"), ("adversarial", "exact")])
+def test_tracks_are_added_although_exact_tasks_have_budgets_of_their_own(tracks, tmp_path):
+    for track_ in tracks:
+        config = tiny_comparison(agents=("mle",), tracks=(track_,), evaluations=0)
+        comparison = compare(config, tmp_path / "c", progress=False)
+    assert comparison.evaluations == 10 * 134  # of 800 tokens in sequences of 6
+    assert [task.name for task in comparison.tasks] == [{"exact": "exact-table"}.get(name, name) for name in tracks]
+
+
 def test_nothing_is_written_where_something_else_stands(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")

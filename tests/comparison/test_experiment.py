@@ -45,6 +45,9 @@ def test_what_must_be_shared_is_shared_and_budgets_are_equal(everything):
     assert {spec.seed for spec in found} == {0, 1} == {run.seed for run in runs}
     exact = [updated(ExactJob(), spec.config) for spec in found if spec.kind == "exact"]
     assert len({(job.tokens, job.evaluations, job.beta, job.task_seed) for job in exact}) == 1
+    budgets = {task.name: (task.budget, task.evaluations) for task in tasks_of(config)}
+    assert budgets["exact-table"] == (exact[0].tokens, exact[0].evaluations) == (600, 600)  # those that they play for
+    assert budgets["adversarial"] == (0, 0)  # the comparison's
 
 
 def test_controls_act_on_the_tasks_own_reward(everything):
@@ -84,6 +87,8 @@ def test_tasks_of_a_corpus_have_no_oracle():
         ({"budget": 0}, "budget must be at least 1"),
         ({"evaluations": -1}, "evaluations must be at least 0"),
         ({"reward": "bleu"}, "reward must be one of a discriminator"),
+        ({"tracks": ("frozen",), "frozen_rewards": ("oracle + bleu", "oracle - bleu")}, "must differ in letters"),
+        ({"tracks": ("frozen", "frozen")}, "must differ in letters"),
         ({"tracks": ("frozen",), "frozen_rewards": ("logit",)}, "frozen_rewards must stay as they are"),
         ({"hyperparameters": "/nowhere.yaml"}, "does not exist"),
         ({"tracks": ("exact",), "agents": ("dqn",), "exact": {"vocab_size": 50, "sequence_length": 9}}, "sequences"),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from seqgan_rl.adversarial import session
+from seqgan_rl.adversarial.run_folder import RunFolder
 from seqgan_rl.agents.seqgan import SeqGAN
 from seqgan_rl.comparison.experiment import Spec, prepare, specs
-from seqgan_rl.comparison.jobs import main, read_curve, read_record, run_job
+from seqgan_rl.comparison.jobs import _seconds, main, read_curve, read_record, run_job
 from seqgan_rl.comparison.records import Job
 from seqgan_rl.core.errors import InputError
 from tests.comparison.conftest import tiny_comparison, tiny_run
@@ -136,6 +137,19 @@ def test_a_job_that_was_killed_goes_on_to_the_same_record(root, jobs, records, t
     assert read_record(folder) is None
     again = record_of(tmp_path, spec)
     assert without_times(again) == without_times(records["adversarial", "seqgan_advantage"])
+
+
+def test_seconds_of_a_fitted_stage_go_on_after_a_pause_and_leave_evaluations_out(tmp_path):
+    rows = [
+        ("mle", 90.0, {}),
+        ("mle_continued", 3.0, {"mle/valid_nll": 2.0}),
+        ("mle_continued", 5.0, {"mle/valid_nll": 2.0}),
+        ("mle_continued", 2.0, {"mle/valid_nll": 2.0}),  # a process that went on
+        ("mle_continued", 9.0, {"eval/nll_test": 2.0}),
+    ]
+    lines = [json.dumps({"agent": agent, "epoch": 1, **more, "time/seconds": time}) for agent, time, more in rows]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert _seconds(RunFolder(tmp_path), "mle_continued") == 5 + 2
 
 
 def test_a_job_that_is_done_is_left_alone(root, jobs, records):

@@ -119,7 +119,8 @@ def test_a_worker_that_dies_is_a_failed_attempt_and_its_job_is_stopped(tmp_path,
         job, worker = map(int, (tmp_path / "pids-ready").read_text().split())
         os.kill(worker, signal.SIGKILL)
         ended: list[tuple[str, str]] = []
-        wait_for(lambda: ended or ended.extend(launcher.ended(1.0)))
+        while not ended:
+            ended = launcher.ended(1.0)
         assert ended[0][0] == "one"
         assert ended[0][1].startswith("Ray: ")
         wait_for(lambda: not lives(job), 10)
@@ -128,7 +129,7 @@ def test_a_worker_that_dies_is_a_failed_attempt_and_its_job_is_stopped(tmp_path,
 
 
 def test_an_address_where_nothing_is(tmp_path):
-    with pytest.raises(InputError, match="no Ray cluster could be reached at address 127.0.0.1:1 "):
+    with pytest.raises(InputError, match=r"no Ray cluster could be reached at address 127\.0\.0\.1:1 "):
         launch([work(tmp_path, "one", "")], launcher="ray", address="127.0.0.1:1", progress=False)
     assert not (tmp_path / "one").exists()
 

@@ -55,7 +55,7 @@ def hostile() -> Comparison:
     comparison = small()
 
     def spoiled(job: Job) -> Job:
-        agent = "<b onclick=x>$x$</b>" if job.agent == "seqgan" else job.agent
+        agent = "<b onclick=x>$x_1$</b>" if job.agent == "seqgan" else job.agent
         error = f"{HOSTILE}\x00\u202e\ud800" if job.error else ""
         samples = (Sample(words=WORDS, values=(*(i / 10 for i in range(9)), math.nan)), *job.samples)
         settings = {**job.settings, HOSTILE: {"\ud800": HOSTILE}}

@@ -84,6 +84,34 @@ def test_scores_and_costs_are_those_at_the_axis() -> None:
     assert (at_evaluations.tokens, at_evaluations.evaluations, at_evaluations.seconds) == (50, 5, 2)
 
 
+def test_a_task_with_budgets_of_its_own_is_compared_at_those() -> None:
+    task = replace(EXACT, budget=20, evaluations=1)
+    comparison = compared(task, {"ppo": [2.0, 4.0]})
+    at_budget, at_evaluations = (task_table(comparison, task, axis) for axis in ("tokens", "evaluations"))
+    assert (at_budget.amount, at_evaluations.amount) == (20, 1)
+    assert at_budget.rows[0].means["regret"].value == pytest.approx(0.6)  # a fifth of the way
+    assert at_evaluations.rows[0].means["regret"].value == pytest.approx(0.3)  # a tenth
+    assert at_budget.rows[0].tokens == 20
+    assert comparison.scores("exact", "ppo", "regret") == pytest.approx({0: 0.4, 1: 0.8})
+
+
+def test_who_leaves_the_curve_in_a_collapse_does_not_keep_the_gap_from_before() -> None:
+    gaps = (0.0, -0.3, None)
+    points = tuple(
+        Point(tokens=50 * i, evaluations=5 * i, seconds=i, scores={"entropy": 5.0} | ({} if gap is None else {"gap": gap}))
+        for i, gap in enumerate(gaps)
+    )
+    collapsed = replace(job(ADVERSARIAL, "ppo", 4, 0.0), points=points)
+    assert [collapsed.score_at("tokens", t, "gap") for t in (25, 50)] == [-0.15, -0.3]
+    assert all(math.isnan(collapsed.score_at("tokens", t, "gap")) for t in (51, 100, math.inf))
+    assert collapsed.score_at("tokens", 75, "entropy") == 5
+    comparison = compared(ADVERSARIAL, BETTER | {"ppo": BETTER["ppo"][:4]}, collapsed)
+    found = row(comparison, "ppo")
+    assert (found.done, found.unscored) == ((0, 1, 2, 3, 4), (4,))
+    assert found.verdict is not None
+    assert "seed 4 failed or got no gap" in found.verdict.reason
+
+
 def test_paired_tests_go_over_shared_seeds_and_more_is_better_in_them() -> None:
     scores = {"mle": [2.0, 2.0, 3.0], "random": [3.0, 2.5, 3.5, 9.0], "ppo": [3.0, 4.0, 6.0, 1e6]}
     to_mle, to_random = row(compared(FROZEN, scores), "ppo", FROZEN).comparisons
