@@ -24,8 +24,8 @@ test-oldest: .venv/oldest/installed ## the environments and their clients under 
 	PYTHONPATH=.venv/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/envs tests/agents \
 		tests/adversarial/test_callback.py tests/adversarial/test_replay.py
 
-test-rllib: .venv-rllib/installed ## the RLlib example, in an environment of its own: Ray pins Gymnasium
-	OMP_NUM_THREADS=1 .venv-rllib/bin/python -m pytest tests/test_examples.py -k rllib
+test-rllib: .venv-rllib/installed ## the RLlib example and the Ray launcher, in an environment of its own: Ray pins Gymnasium
+	OMP_NUM_THREADS=1 .venv-rllib/bin/python -m pytest tests/test_examples.py tests/comparison/test_ray.py -k 'rllib or ray'
 
 soak: .venv/installed-dev ## the long checks, within SOAK_MINUTES (60)
 	SOAK_MINUTES=$(SOAK_MINUTES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --soak -n 2 --dist worksteal -v tests/soak

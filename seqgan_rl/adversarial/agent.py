@@ -92,8 +92,11 @@ def seeded_agent(parts: AgentParts, seed: int, name: str) -> BaseAlgorithm:
 def learn(agent: BaseAlgorithm, config: RunConfig, callbacks: list[BaseCallback]) -> None:
     """Play and train until the callbacks stop it at the start of the round after the last. FloatingPointError where the
     policy's distribution is no longer one."""
+    total = total_steps(agent, config)
+    if config.tokens:  # what is scheduled, such as DQN's exploration, is done by then, however far evaluations go on
+        _schedule_over(agent, config.tokens)
     try:
-        agent.learn(total_steps(agent, config), callback=callbacks, log_interval=None)  # type: ignore[arg-type]
+        agent.learn(total, callback=callbacks, log_interval=None)  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
         # torch's words for a distribution of NaN, and for a step that is no float
         if not any(words in str(error) for words in ("to satisfy the constraint", "without overflow")):
@@ -103,9 +106,19 @@ def learn(agent: BaseAlgorithm, config: RunConfig, callbacks: list[BaseCallback]
         ) from error
 
 
+def _schedule_over(agent: BaseAlgorithm, steps: int) -> None:
+    """Let schedules run over so many steps instead of all that ``learn`` is given, and then stay at their end."""
+    update = agent._update_current_progress_remaining
+
+    def update_over_steps(num_timesteps: int, total_timesteps: int) -> None:
+        update(min(num_timesteps, steps), steps)
+
+    agent._update_current_progress_remaining = update_over_steps  # type: ignore[method-assign]
+
+
 def total_steps(agent: BaseAlgorithm, config: RunConfig) -> int:
-    """Steps that schedules run over: more than all rounds, or the budget, can have, so that ``learn`` comes to the
-    start of one round more, where the last is written."""
+    """More steps than all rounds, or the budget, can have, so that ``learn`` comes to the start of one round more,
+    where the last is written. Schedules run over these, or over the budget's tokens."""
     if not config.has_budget:
         return config.rounds * round_steps(agent) + 1
     T, is_shaped = _length(agent), _is_shaped(agent)

@@ -26,7 +26,7 @@ from seqgan_rl.adversarial.player import save_player
 from seqgan_rl.adversarial.pretrained import Pretrained
 from seqgan_rl.adversarial.results import RunResult, write_results
 from seqgan_rl.adversarial.rounds import Evaluation, Rounds, RunAdversary
-from seqgan_rl.adversarial.run_folder import AgentWriter, RunFolder, new_run_path
+from seqgan_rl.adversarial.run_folder import AgentWriter, RunFolder, new_run_path, read_metrics
 from seqgan_rl.adversarial.session import Session, fitting, reward_of_samples
 from seqgan_rl.core import distributed
 from seqgan_rl.core.checkpoint import load_state, save_state
@@ -417,13 +417,18 @@ class Run(Session):
         """Control: what more maximum likelihood would have done with the time."""
         generator = self._load_generator("mle").requires_grad_(True)
         config = LikelihoodConfig(
-            learning_rate=self.config.mle.learning_rate / 5**self.config.mle.decays,  # where the MLE ended
+            learning_rate=self._last_learning_rate(),
             batch_size=self.config.mle.batch_size,
             max_epochs=CONTINUED_EPOCHS,
             patience=CONTINUED_EPOCHS,
         )
         self._fit("mle_continued", "MLE continued", generator, config, state)
         save_model(self.folder / "controls" / "mle_continued", generator, self.config.generator.name)
+
+    def _last_learning_rate(self) -> float:
+        """The step size with which the MLE ended."""
+        rows = [row for row in read_metrics(self.folder) if row.get("agent") == "mle" and "mle/learning_rate" in row]
+        return float(rows[-1]["mle/learning_rate"]) if rows else self.config.mle.learning_rate
 
     # --- parts --------------------------------------------------------------------------------------------------
 

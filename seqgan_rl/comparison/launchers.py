@@ -393,7 +393,8 @@ class Local:
 class Ray:
     """Tasks of one CPU on a Ray cluster, each the parent of its job's process; the folders must be seen by all nodes.
 
-    Ray itself retries nothing. Where a job waits for a CPU that others use, it counts as running.
+    Ray itself retries nothing. Where a job waits for a CPU that others use, it counts as running. A cluster that this
+    process is connected to already is used, whatever the address.
     """
 
     def __init__(self, works: Sequence[Work], workers: int | None, address: str | None) -> None:
@@ -441,16 +442,17 @@ class Ray:
 
     def stop(self) -> None:
         """See :class:`Launcher`."""
-        references = list(self._running.values())
+        left = list(self._running.values())
         try:
             self._token.unlink(missing_ok=True)  # tasks see that
-            if references:
-                self._ray.wait(references, num_returns=len(references), timeout=2 * GRACE_SECONDS + 3)
+            if left:
+                _, left = self._ray.wait(left, num_returns=len(left), timeout=2 * GRACE_SECONDS + 5)
         finally:
-            for reference in references:
-                self._ray.cancel(reference, force=True)  # those that wait for a CPU, or do not see the folder any more
             if self._ours:
                 self._ray.shutdown()
+            else:
+                for reference in left:  # those that still wait for a CPU
+                    self._ray.cancel(reference)
 
     def _connect(self, address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user says so
@@ -464,7 +466,7 @@ class Ray:
         except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"no Ray cluster could be reached at address {address or 'None'} ({one_line(error)}); start one with "
-                "`ray start --head`, or leave the address out"
+                "`ray start --head`, set RAY_AUTH_MODE=token if it asks for a token, or leave the address out"
             ) from None
 
     def _check_nodes(self) -> None:

@@ -37,6 +37,8 @@ START = "mle"
 """The agent that all others start from."""
 CONTROLS = ("mle_continued", "constant", "random", "shuffled")
 """What training does without a reward's judgement; who is better than MLE must beat those that are present."""
+SAY_NOTHING = ("constant", "random", "shuffled")
+"""Rewards of controls, whatever these are called."""
 OPPONENTS = (START, "seqgan")
 """Agents against which the probability of improvement is computed."""
 LEVEL = 0.95
@@ -168,7 +170,8 @@ def task_table(comparison: Comparison, task: Task, axis: Axis) -> TaskTable:
     """Agents of a task at the comparison's budget of tokens, or at its number of reward evaluations."""
     amount = int(comparison.amount(task, axis))
     primary = {name: comparison.scores(task.name, name, task.primary, axis) for name in comparison.agents(task.name)}
-    rows = [_agent_row(comparison, task, axis, amount, agent, primary) for agent in primary]
+    controls = _controls(comparison, task)
+    rows = [_agent_row(comparison, task, axis, amount, agent, primary, controls) for agent in primary]
     sign = _sign(task.primary)
     rows.sort(key=lambda row: math.inf if row.iqm is None else -sign * row.iqm.value)
     return TaskTable(task=task, axis=axis, amount=amount, rows=tuple(rows), notes=_notes(task, axis, amount, rows))
@@ -222,8 +225,8 @@ def score_table(table: TaskTable, *, brief: bool = False) -> ScoreTable:
         "seeds": [f"{len(row.done)} of {len(row.done + row.failed + row.missing)}" for row in rows],
         "not in it": [_not_in_it(row) for row in rows],
         f"{task.primary}, IQM": [_estimate(row.iqm) for row in rows],
-        f"{task.primary}, mean": [_mean(row.means.get(task.primary)) for row in rows],
-        **{metric: [_mean(row.means.get(metric)) for row in rows] for metric in others},
+        f"{task.primary}, mean": [_mean(row.means.get(task.primary), len(row.done)) for row in rows],
+        **{metric: [_mean(row.means.get(metric), len(row.done)) for row in rows] for metric in others},
         "tokens": [_count(row.tokens) for row in rows],
         "evaluations": [_count(row.evaluations) for row in rows],
         "seconds": [_count(row.seconds) for row in rows],
@@ -364,6 +367,7 @@ def _agent_row(
     amount: int,
     agent: str,
     by_agent: Mapping[str, Mapping[int, float]],
+    controls: Sequence[str],
 ) -> AgentRow:
     """A row; ``by_agent`` are all agents' primary scores by seed."""
     finite = {seed: score for seed, score in by_agent[agent].items() if math.isfinite(score)}
@@ -371,13 +375,14 @@ def _agent_row(
     asked = {job.seed for job in comparison.jobs if job.task == task.name}
     failed = tuple(sorted(seed for seed, state in states.items() if state == "failed"))
     unscored = tuple(sorted(set(by_agent[agent]) - set(finite)))
-    role: Literal["start", "control", "agent"] = "control" if agent in CONTROLS else "agent"
+    role: Literal["start", "control", "agent"] = "control" if agent in controls else "agent"
     role = "start" if agent == START else role
-    seeds, comparisons = _comparisons(task, by_agent, agent)
+    seeds, comparisons = _comparisons(task, by_agent, agent, controls)
     verdict = None
     if role == "agent":
         gap_R = [finite[seed] for seed in seeds]
-        verdict = _verdict(task, gap_R, comparisons, tuple(sorted(failed + unscored)), set(by_agent))
+        present = [name for name in controls if name in by_agent]
+        verdict = _verdict(task, gap_R, comparisons, tuple(sorted(failed + unscored)), START in by_agent, present)
     jobs = comparison.of(task.name, agent)
     means = {metric: _over_seeds(comparison.scores(task.name, agent, metric, axis)) for metric in task.metrics}
     rng = stream(0, f"row {task.name} {axis} {agent}")
@@ -399,11 +404,22 @@ def _agent_row(
     )
 
 
+def _controls(comparison: Comparison, task: Task) -> tuple[str, ...]:
+    """Names of controls: ours, and agents of one's own on this task that are paid by a reward that says nothing."""
+    found = list(CONTROLS)
+    for job in comparison.jobs:
+        settings = job.settings.get("agent")
+        if job.task == task.name and isinstance(settings, Mapping):
+            reward = str(settings.get("reward", "")).partition("(")[0].strip()
+            found += [job.agent] if reward in SAY_NOTHING else []
+    return tuple(dict.fromkeys(found))
+
+
 def _comparisons(
-    task: Task, by_agent: Mapping[str, Mapping[int, float]], agent: str
+    task: Task, by_agent: Mapping[str, Mapping[int, float]], agent: str, controls: Sequence[str]
 ) -> tuple[tuple[int, ...], tuple[PairedComparison, ...]]:
     """Seeds that the agent shares with the start and every control that has a score, and the tests over them."""
-    scored = [name for name in (START, *CONTROLS) if name != agent and shared_seeds([by_agent.get(name, {})])]
+    scored = [name for name in (START, *controls) if name != agent and shared_seeds([by_agent.get(name, {})])]
     seeds = shared_seeds([by_agent[name] for name in (agent, *scored)])
     if agent == START or not seeds:
         return seeds, ()
@@ -414,17 +430,23 @@ def _comparisons(
 
 
 def _verdict(
-    task: Task, gap_R: Sequence[float], comparisons: Sequence[PairedComparison], lost: Sequence[int], agents: set[str]
+    task: Task,
+    gap_R: Sequence[float],
+    comparisons: Sequence[PairedComparison],
+    lost: Sequence[int],
+    has_start: bool,
+    controls: Sequence[str],
 ) -> Verdict:
     """The mark of a row; on tasks without a gap, paired tests against the start stand in its place.
 
     Args:
         gap_R: primary scores of the seeds that the comparisons are over.
         lost: seeds that failed or have no score. A mark over the others would be one of survivors, and is withheld.
-        agents: of the task.
+        has_start: whether the start is on the task.
+        controls: those on the task.
     """
     has_gap = task.primary == "gap"
-    needed = [name for name in (START, *CONTROLS) if name in agents and not (has_gap and name == START)]
+    needed = [*([START] if has_start and not has_gap else []), *controls]
     tested = {found.other: found for found in comparisons}
     silent = [name for name in needed if name not in tested]
     if not gap_R:
@@ -575,11 +597,13 @@ def _estimate(found: Estimate | None) -> str:
     return f"{_number(found.value)} [{_number(low)}, {_number(high)}]"
 
 
-def _mean(mean: Mean | None) -> str:
+def _mean(mean: Mean | None, done: int) -> str:
+    """With the number of seeds where not all that are done have the score."""
     if mean is None:
         return ""
     half = mean.interval[1] - mean.value
-    return _number(mean.value) + (f" ±{_number(half)}" if math.isfinite(half) else "")
+    text = _number(mean.value) + (f" ±{_number(half)}" if math.isfinite(half) else "")
+    return text if mean.runs == done else f"{text} ({mean.runs} of {done})"
 
 
 def _difference(test: PairedComparison | None) -> str:

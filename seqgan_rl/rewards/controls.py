@@ -56,7 +56,8 @@ class RandomReward(Reward):
 
 
 class ShuffledReward(WrappedReward):
-    """Another reward handed to the wrong sequences: values of a batch are permuted, each sequence's profile whole.
+    """Another reward handed to the wrong sequences: values of a batch are permuted, each sequence's profile whole (with
+    ``shaping="rollout"``, where values come step by step, every step anew).
 
     Sequences that end at different steps are scored in small groups, and a row alone would keep its own value: groups
     of fewer than 16 rows trade theirs with a pool of the last 64 or so.

@@ -277,6 +277,15 @@ def test_a_start_with_other_settings_is_refused(finished, tiny, tmp_path, change
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("mle", "step_size"), [({"patience": 0}, 0.01), ({"patience": 1, "decays": 1}, 0.002)])
+def test_continued_mle_begins_with_the_step_size_that_the_mle_ended_with(tiny, tmp_path, mle, step_size):
+    config = tiny(mle={"max_epochs": 20, "learning_rate": 0.01, **mle}, rounds=0, controls=["mle_continued"])
+    train(config, tmp_path / "run", progress=False)
+    rows = [row for row in numbers(tmp_path / "run") if "mle/learning_rate" in row]
+    assert [row["mle/learning_rate"] for row in rows if row["agent"] == "mle"][-1] == pytest.approx(step_size)
+    assert next(row for row in rows if row["agent"] == "mle_continued")["mle/learning_rate"] == pytest.approx(step_size)
+
+
 def test_resume_goes_by_the_runs_own_settings(finished, tiny, tmp_path):
     _, run, _ = finished
     copy = shutil.copytree(run, tmp_path / "run")

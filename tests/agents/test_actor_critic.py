@@ -240,6 +240,20 @@ def test_score_differences_sum_to_the_reward() -> None:
     torch.testing.assert_close(paid_BT.sum(dim=1), agent.batch.return_B, rtol=0, atol=1e-5)
 
 
+def test_a_penalty_that_score_differences_do_not_hold_is_refused() -> None:
+    """The reward's own scores would leave it out; what the environment pays holds it."""
+    for score_differences in (True, False):
+        agent = new_agent(vec_env(), score_differences=score_differences)
+        assert agent.env is not None
+        agent.env.env_method("set_reward", FunctionReward(lambda tokens_BT, lengths_B: (tokens_BT == 1).sum(dim=1)))
+        agent.env.env_method("set_penalty", lambda tokens_BT, lengths_B, actions_B: np.ones(len(actions_B)))
+        if score_differences:
+            with pytest.raises(ValueError, match="do not hold the environment's penalty; leave score_differences off"):
+                agent.learn(1)
+        else:
+            agent.learn(1)
+
+
 @pytest.mark.parametrize("options", [{}, {"actor_update_rate": 0.5}], ids=["plain", "delayed"])
 def test_it_learns_a_task_with_a_known_optimum(options: dict[str, Any]) -> None:
     """From J of about 0.5 of a random policy towards the best of 341 random rewards."""

@@ -269,6 +269,26 @@ def test_grpo_takes_several_steps_a_batch_and_the_first_is_not_clipped() -> None
     assert max(fractions) > 0
 
 
+def test_grpo_records_the_mean_over_its_inner_steps() -> None:
+    """Of every figure of a step, that of the batch as a whole aside; the steps differ."""
+    agent = new_agent(GRPO, vec_env(16), n_epochs=3, learning_rate=0.05, beta=0.5)
+    steps: list[dict[str, float]] = []
+    descend = agent._descend
+
+    def watched(loss: Tensor) -> None:
+        descend(loss)
+        steps.append(dict(agent.logger.name_to_value))
+
+    agent._descend = watched
+    agent.learn(16 * 4, log_interval=None)
+    recorded = agent.logger.name_to_value
+    for name in ("loss", "gradient_norm", "was_clipped", "entropy_sampled", "kl_to_start", "clip_fraction"):
+        values = [step[f"agent/{name}"] for step in steps]
+        assert recorded[f"agent/{name}"] == pytest.approx(np.mean(values), abs=1e-9), name
+        assert len(set(values)) == 3 or name == "was_clipped", name
+    assert recorded["agent/updates"] == 3
+
+
 @pytest.mark.parametrize("algorithm", [RLOO, GRPO])
 def test_saved_and_loaded_they_go_on(algorithm: type[SeqGAN], tmp_path: Any) -> None:
     env = vec_env(4)

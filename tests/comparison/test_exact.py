@@ -69,6 +69,21 @@ def untimed(folder: Path) -> dict[str, Any]:
     }
 
 
+def test_dqn_explores_less_until_the_budget_of_tokens_however_many_evaluations_follow(
+    tmp_path: Path, quick_start: None
+) -> None:
+    options = {"exploration_fraction": 0.5, "exploration_final_eps": 0.05}
+    rates = {}
+    for evaluations_ in (0, 96):  # 96 sequences of 3 tokens: four times the budget
+        run(make_job("dqn", agent={"options": options}, evaluations=evaluations_), tmp_path / str(evaluations_))
+        rows = records(tmp_path / str(evaluations_))
+        rates[evaluations_] = {int(row["tokens"]): row["rollout/exploration_rate"] for row in rows}
+    assert rates[0][72] == rates[96][72] == pytest.approx(0.05)
+    assert rates[0] == {tokens: rate for tokens, rate in rates[96].items() if tokens <= 72}
+    assert max(rates[96]) >= 288
+    assert rates[96][max(rates[96])] == pytest.approx(0.05)
+
+
 # --- what agents learn ----------------------------------------------------------------------------------------------
 
 

@@ -25,14 +25,15 @@ TRAINED += "(x @ x).softmax(-1).log().sum().backward(); print(x.grad.double().su
 TRAINED += "torch.get_num_threads(), os.environ.get('SEQGAN_RL_CACHE'), os.getcwd())"
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+@pytest.fixture(scope="module")
+def cluster():
     """One that this process has started itself, as a user's program may have."""
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
 
 
 def work(root: Path, name: str, program: str, *more: str, after: tuple[str, ...] = ()) -> Work:
@@ -51,6 +52,12 @@ def lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_an_address_where_nothing_is(tmp_path):
+    with pytest.raises(InputError, match=r"no Ray cluster could be reached at address 127\.0\.0\.1:1 "):
+        launch([work(tmp_path, "one", "")], launcher="ray", address="127.0.0.1:1", progress=False)
+    assert not (tmp_path / "one").exists()
 
 
 def test_the_same_numbers_states_and_reasons_as_local(tmp_path, cluster, capfd):
@@ -126,12 +133,6 @@ def test_a_worker_that_dies_is_a_failed_attempt_and_its_job_is_stopped(tmp_path,
         wait_for(lambda: not lives(job), 10)
     finally:
         launcher.stop()
-
-
-def test_an_address_where_nothing_is(tmp_path):
-    with pytest.raises(InputError, match=r"no Ray cluster could be reached at address 127\.0\.0\.1:1 "):
-        launch([work(tmp_path, "one", "")], launcher="ray", address="127.0.0.1:1", progress=False)
-    assert not (tmp_path / "one").exists()
 
 
 SCRIPT = """

@@ -96,11 +96,8 @@ def test_a_task_with_budgets_of_its_own_is_compared_at_those() -> None:
 
 
 def test_who_leaves_the_curve_in_a_collapse_does_not_keep_the_gap_from_before() -> None:
-    gaps = (0.0, -0.3, None)
-    points = tuple(
-        Point(tokens=50 * i, evaluations=5 * i, seconds=i, scores={"entropy": 5.0} | ({} if gap is None else {"gap": gap}))
-        for i, gap in enumerate(gaps)
-    )
+    scores = ({"gap": 0.0, "entropy": 5.0}, {"gap": -0.3, "entropy": 5.0}, {"entropy": 5.0})
+    points = tuple(Point(tokens=50 * i, evaluations=5 * i, seconds=i, scores=found) for i, found in enumerate(scores))
     collapsed = replace(job(ADVERSARIAL, "ppo", 4, 0.0), points=points)
     assert [collapsed.score_at("tokens", t, "gap") for t in (25, 50)] == [-0.15, -0.3]
     assert all(math.isnan(collapsed.score_at("tokens", t, "gap")) for t in (51, 100, math.inf))
@@ -110,6 +107,7 @@ def test_who_leaves_the_curve_in_a_collapse_does_not_keep_the_gap_from_before() 
     assert (found.done, found.unscored) == ((0, 1, 2, 3, 4), (4,))
     assert found.verdict is not None
     assert "seed 4 failed or got no gap" in found.verdict.reason
+    assert "(4 of 5) |" in score_table(task_table(comparison, ADVERSARIAL, "tokens")).markdown()  # the mean says so
 
 
 def test_paired_tests_go_over_shared_seeds_and_more_is_better_in_them() -> None:
@@ -144,6 +142,24 @@ def test_the_mark_is_given_where_the_gap_lies_below_0_and_every_control_is_beate
     assert MARK in score_table(task_table(comparison, ADVERSARIAL, "tokens")).markdown().split("\n")[2]
     assert row(comparison, "mle").verdict is None
     assert row(comparison, "random").verdict is None
+
+
+def test_who_is_paid_by_a_reward_that_says_nothing_is_a_control_whatever_its_name() -> None:
+    of_ppo = compared(ADVERSARIAL, BETTER | {"trpo": around(-0.29, 2)})
+    mixed = [
+        replace(found, settings={"agent": {"algorithm": "ppo", "reward": "shuffled(logit)"}})
+        if found.agent == "trpo"
+        else found
+        for found in of_ppo.jobs
+    ]
+    named, paid_at_random = row(of_ppo, "ppo").verdict, replace(of_ppo, jobs=tuple(mixed))
+    assert named is not None
+    assert named.is_improvement  # trpo is another agent, which need not be beaten
+    assert (row(paid_at_random, "trpo").role, row(paid_at_random, "trpo").verdict) == ("control", None)
+    verdict = row(paid_at_random, "ppo").verdict
+    assert verdict is not None
+    assert not verdict.is_improvement
+    assert "not shown to beat trpo" in verdict.reason
 
 
 @pytest.mark.parametrize(

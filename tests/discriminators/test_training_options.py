@@ -165,6 +165,20 @@ def test_a_reservoir_keeps_every_offer_with_the_same_probability() -> None:
     assert set(draws[:, 0].tolist()) == set(kept.tolist())
 
 
+@pytest.mark.parametrize("capacity", [4, 20])
+def test_a_reservoir_of_another_size_is_no_continuation(capacity: int) -> None:
+    """10 of 30 kept are no uniform 4, and 20 places would keep all that is offered next."""
+    rng, reservoir, other = np.random.default_rng(0), Reservoir(10), Reservoir(capacity)
+    reservoir.offer(torch.arange(30)[:, None], rng)
+    words = f"holds 10 of 30 sequences offered, which is not what a reservoir of {capacity} places keeps"
+    with pytest.raises(ValueError, match=words):
+        other.load_state_dict(reservoir.state_dict())
+    assert (len(other), other.num_offered) == (0, 0)
+    same = Reservoir(10)
+    same.load_state_dict(reservoir.state_dict())
+    assert torch.equal(same.draw(50, np.random.default_rng(1)), reservoir.draw(50, np.random.default_rng(1)))
+
+
 def test_states_from_before_there_was_replay_can_be_loaded() -> None:
     trainer = make_trainer(DiscriminatorConfig(batch_size=16))
     state = trainer.state_dict()
@@ -213,13 +227,19 @@ def test_calibration_error_is_its_sum_over_bins() -> None:
     assert calibration_error(torch.from_numpy(p), torch.from_numpy(is_real)) < 4.892 * deviation
 
 
-def test_held_out_reports_calibration() -> None:
+def test_held_out_reports_calibration_as_if_of_equal_numbers() -> None:
+    """20 real and 30 generated sequences count as 60 and 60; D = 1/2 is calibrated however many there are of each."""
     trainer = make_trainer(DiscriminatorConfig())
     real_BT, fake_BT = some_tokens(20, seed=1), some_tokens(30, seed=2)
-    probability = trainer.discriminator.score(torch.cat([real_BT, fake_BT])).sigmoid()
-    is_real = torch.arange(50) < 20
-    got = trainer.held_out(real_BT, fake_BT)["held_out_calibration"]
-    assert got == pytest.approx(calibration_error(probability, is_real), abs=1e-6)
+    probability = trainer.discriminator.score(torch.cat([real_BT.repeat(3, 1), fake_BT.repeat(2, 1)])).sigmoid()
+    got = trainer.held_out(real_BT, fake_BT)
+    assert got["held_out_calibration"] == pytest.approx(
+        calibration_error(probability, torch.arange(120) < 60), abs=1e-6
+    )
+    with torch.no_grad():
+        for weight in trainer.discriminator.output.parameters():  # type: ignore[union-attr]
+            weight.zero_()
+    assert trainer.held_out(real_BT, fake_BT)["held_out_calibration"] == pytest.approx(0, abs=1e-12)
 
 
 def test_profile_and_spread_read_actions_alone() -> None:

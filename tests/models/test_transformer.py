@@ -268,3 +268,10 @@ def test_impossible_sizes_are_refused() -> None:
     for options in wrong:
         with pytest.raises(ValueError, match="hidden_dim must be a multiple of num_heads, and all sizes at least 1"):
             make(5, 3, **options)
+
+
+@pytest.mark.parametrize("start_token", [-1, 5, 10**9, 0.5])
+def test_a_start_token_outside_the_vocabulary_is_refused(start_token: Any) -> None:
+    """-1 would silently read the last row."""
+    with pytest.raises(ValueError, match=r"start_token must be None or an action in \[0, 5\)"):
+        TransformerGenerator(5, 4, start_token=start_token)

@@ -356,6 +356,11 @@ def test_running_figures_continue_from_their_state() -> None:
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     for seed in (2, 3):
         assert torch.equal(second(*some_tokens(10, seed)), first(*some_tokens(10, seed)))
+    first.is_frozen = True
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for seed in (4, 5):
+        assert torch.equal(second(*some_tokens(10, seed)), first(*some_tokens(10, seed)))
+    assert second.count == first.count == 50, "what stood still stands still"
     mixture = MixtureReward([(1.0, first), (2.0, ConstantReward())])
     other = MixtureReward([(1.0, NormalisedReward(MAKERS["oracle"]())), (2.0, ConstantReward())])
     other.load_state_dict(mixture.state_dict())
