@@ -1,4 +1,4 @@
-"""A comparison, from settings to report: make what is missing, collect what is there. The same as ``seqgan-rl compare``.
+"""A comparison from settings to report: make what is missing, collect what is there. As ``seqgan-rl compare``.
 
 A comparison is a folder:
 
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from seqgan_rl.adversarial.data import RunData
 from seqgan_rl.comparison.experiment import CompareConfig, Spec, prepare, specs, tasks_of
 from seqgan_rl.comparison.jobs import read_record, read_spec
 from seqgan_rl.comparison.launchers import Work, check_arguments, launch, locked, read_status
@@ -70,6 +71,7 @@ def compare(
     config, data = prepare(config)
     stored, wanted = _check_folder(folder, config), list(specs(config, data))
     to_write = [spec for spec in wanted if _is_new(folder, spec)]
+    _check_data(folder, wanted, data)
     make_folder(folder)
     with locked(folder):
         _write_settings(folder, config, stored, command)
@@ -152,6 +154,17 @@ def _is_new(folder: Path, spec: Spec) -> bool:
             + "; have the hyperparameters changed? Choose another --folder, or remove that one"
         )
     return False
+
+
+def _check_data(folder: Path, wanted: Sequence[Spec], data: RunData | None) -> None:
+    """InputError where a start was made from other data under the same names: seeds would differ in more than that."""
+    for spec in wanted:
+        record = read_record(folder / spec.folder) if spec.kind == "start" and data is not None else None
+        if record is not None and data is not None and record.hashes.get("corpus") != data.corpus.content_hash[:16]:
+            raise InputError(
+                f"{folder / spec.folder} was made from other data: a file that the settings name has changed since; "
+                "put it back, or choose another --folder"
+            )
 
 
 # --- the folder's settings --------------------------------------------------------------------------------------

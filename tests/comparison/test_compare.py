@@ -15,7 +15,6 @@ from seqgan_rl.comparison.compare import collect, compare
 from seqgan_rl.comparison.jobs import read_record
 from seqgan_rl.comparison.records import Comparison
 from seqgan_rl.comparison.tracking import track
-from seqgan_rl.core.config import updated
 from seqgan_rl.core.errors import InputError
 from tests.comparison.conftest import TINY_RUN, tiny_comparison
 
@@ -128,6 +127,17 @@ def test_tracks_are_added_although_exact_tasks_have_budgets_of_their_own(tracks,
         comparison = compare(config, tmp_path / "c", progress=False)
     assert comparison.evaluations == 10 * 134  # of 800 tokens in sequences of 6
     assert [task.name for task in comparison.tasks] == [{"exact": "exact-table"}.get(name, name) for name in tracks]
+
+
+def test_seeds_are_not_added_from_a_corpus_that_has_changed(whole, tmp_path):
+    config, folder, _ = whole
+    shutil.copytree(folder, tmp_path / "c")
+    path = tmp_path / "c" / "starts" / "seed-0" / "record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "hashes": {**record["hashes"], "corpus": "of before"}}))
+    with pytest.raises(InputError, match=r"seed-0 was made from other data: a file .* has changed"):
+        compare(dataclasses.replace(config, seeds=3), tmp_path / "c", progress=False)
+    assert not (tmp_path / "c" / "starts" / "seed-2").exists()
 
 
 def test_nothing_is_written_where_something_else_stands(tmp_path):

@@ -90,8 +90,8 @@ def test_200_works_never_more_than_2_at_once(tmp_path):
     """Each leaves a file while it runs and counts those of the others."""
     (tmp_path / "running").mkdir()
     program = (
-        f"import os; os.chdir({str(tmp_path / 'running')!r}); n = str(os.getpid()); open(n, 'w').close(); "
-        "k = len(os.listdir()); os.remove(n); raise SystemExit(k > 2)"
+        f"import os, time; os.chdir({str(tmp_path / 'running')!r}); n = str(os.getpid()); open(n, 'w').close(); "
+        "k = len(os.listdir()); time.sleep(0.03); os.remove(n); raise SystemExit(k > 2)"
     )
     works = [work(tmp_path, f"job-{i}", program) for i in range(200)]
     found = go(works)
