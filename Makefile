@@ -4,7 +4,7 @@ SOAK_MINUTES ?= 60
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo compare test test-oldest test-rllib soak lint bench clean
+.PHONY: help demo compare test test-long test-oldest test-rllib soak lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -17,8 +17,11 @@ compare: .venv/installed ## a small comparison of nine agents and controls: some
 	$(BIN)/python -m seqgan_rl compare --preset quick --agents mle,mle_continued,seqgan,seqgan_advantage,rloo,ppo,dqn,random,shuffled \
 		--tracks adversarial,exact --exact.tasks table --seeds 3 --budget 25600 --folder comparisons/small
 
-test: .venv/installed-dev ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --durations 30
+test: .venv/installed-dev ## run the tests, but for those of the next line
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not long" --durations 30
+
+test-long: .venv/installed-dev ## whole comparisons, launchers, torchrun, tuning, the report in Chromium: some minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m long --durations 10 tests
 
 test-oldest: .venv/oldest/installed ## the environments and their clients under the oldest supported Gymnasium
 	PYTHONPATH=.venv/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/envs tests/agents \

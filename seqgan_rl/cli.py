@@ -1,4 +1,6 @@
-"""The command line: ``seqgan-rl train | sample | evaluate | compare | report | tune | envs``. Each command is a Python function first.
+"""The command line: ``seqgan-rl train | sample | evaluate | compare | report | tune | envs``.
+
+Each command is a Python function first.
 
 Whatever is wrong with what a user gave is said in one line on standard error, and the exit status is 2; a run stopped
 by Ctrl-C exits with 130 and says how to go on.
@@ -251,7 +253,8 @@ def _compare(arguments: list[str]) -> int:
     from seqgan_rl.adversarial.config import PRESETS, preset
     from seqgan_rl.comparison.compare import compare
     from seqgan_rl.comparison.experiment import CompareConfig
-    from seqgan_rl.comparison.tables import summarise, terminal
+    from seqgan_rl.comparison.table_text import terminal
+    from seqgan_rl.comparison.tables import summarise
     from seqgan_rl.core.config import read_yaml, updated
 
     early = _early(arguments, "--preset", "--config", "--corpus", "--env")
@@ -293,8 +296,8 @@ def _compare(arguments: list[str]) -> int:
     refused = [name for name in own if getattr(chosen.settings.run, name) != getattr(base, name)]
     if refused:
         raise InputError(
-            f"{', '.join(refused)}: these are decided by the comparison; use --seeds, --budget, --evaluations, --agents, "
-            "and --hyperparameters FILE for settings of agents"
+            f"{', '.join(refused)}: decided by the comparison; use --seeds, --budget, --evaluations, --agents, and "
+            "--hyperparameters FILE for settings of agents"
         )
     comparison = compare(
         chosen.settings,
@@ -335,7 +338,8 @@ def _report(arguments: list[str]) -> int:
 
 def _tune(arguments: list[str]) -> int:
     """Search an agent's hyperparameters with Optuna, for use in a comparison."""
-    from seqgan_rl.comparison.tune import TuneConfig, tune
+    from seqgan_rl.comparison.trials import TuneConfig
+    from seqgan_rl.comparison.tune import tune
 
     result = tune(_parse(TuneConfig, "tune", arguments))
     print(result.summary)

@@ -41,7 +41,10 @@ from seqgan_rl.rollout import action_values, prefix_values
 from tests.adversarial.conftest import TINY, tiny_config
 from tests.adversarial.crashing import assert_same_run
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ranks are forked")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ranks are forked"),
+]
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]

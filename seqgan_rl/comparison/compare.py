@@ -78,6 +78,10 @@ def compare(
         for spec in to_write:
             make_folder(folder / spec.folder)
             write_text(folder / spec.folder / "job.json", json.dumps(dataclasses.asdict(spec), indent=1) + "\n")
+        for spec in wanted:  # a record that is gone, or damaged, is made again
+            if read_status(folder / spec.folder).state == "done" and read_record(folder / spec.folder) is None:
+                (folder / spec.folder / "status.json").unlink()
+                (folder / spec.folder / "record.json").unlink(missing_ok=True)
         works = [_work(folder, spec) for spec in wanted]
         try:
             launch(works, launcher=launcher, workers=workers, address=address, attempts=attempts, progress=progress)

@@ -114,7 +114,8 @@ def _start_record(spec: Spec, folder: Path, run: Run) -> Job:
     curve = TemperatureCurve.measure(mle, _evaluator(data, run.config.evaluation.final_samples), temperatures)
     document = {"temperatures": curve.temperatures, "points": [point.to_json() for point in curve.points]}
     write_text(folder / "curve.json", json.dumps(document, allow_nan=False) + "\n")
-    return dataclasses.replace(_record(spec, run), sweep=_swept(curve.temperatures, curve.points))
+    sweep = _swept(curve.temperatures, curve.points)
+    return dataclasses.replace(_record(spec, _hashes(run)), sweep=sweep)
 
 
 def read_curve(start: Path) -> TemperatureCurve:
@@ -133,7 +134,7 @@ def _run_record(spec: Spec, run: Run, start: Path) -> Job:
     stage = config.agent.algorithm if spec.kind == "agent" else (*config.controls, "mle")[0]
     _, data, generator = load_run(run.folder.path, stage)
     if spec.kind == "agent":
-        points = _points_along(run.folder, stage, curve)
+        points = points_along(run.folder, stage, curve)
     else:
         _, _, mle = load_run(run.folder.path, "mle")
         points = [_point_of(run, data, mle, curve, {})]
@@ -150,7 +151,7 @@ def _run_record(spec: Spec, run: Run, start: Path) -> Job:
         evaluator = _evaluator(data, min(SWEEP_SAMPLES, config.evaluation.final_samples))
         sweep = _swept(SWEEP_TEMPERATURES, [evaluator.scores(generator, temperature=t) for t in SWEEP_TEMPERATURES])
     return dataclasses.replace(
-        _record(spec, run),
+        _record(spec, _hashes(run)),
         points=tuple(points),
         diagnostics=_diagnostics(run.folder, stage),
         sweep=sweep,
@@ -159,16 +160,9 @@ def _run_record(spec: Spec, run: Run, start: Path) -> Job:
     )
 
 
-def _record(spec: Spec, run: Run) -> Job:
-    versions = read_file(run.folder / "versions.json", _MAX_BYTES)
+def _record(spec: Spec, hashes: dict[str, str]) -> Job:
+    """A finished job, without what it measured; the settings' hash is added to the others."""
     settings = json.dumps(spec.config, sort_keys=True).encode()
-    hashes = {
-        "corpus": run.data.corpus.content_hash[:16],
-        "settings": hashlib.sha256(settings).hexdigest()[:16],
-        "versions": hashlib.sha256(versions).hexdigest()[:16],
-    }
-    if run.data.oracle is not None:
-        hashes["oracle"] = run.data.oracle.hash
     return Job(
         task=spec.task,
         agent=spec.agent,
@@ -176,8 +170,17 @@ def _record(spec: Spec, run: Run) -> Job:
         folder=spec.folder,
         state="done",
         settings=spec.config,
-        hashes=hashes,
+        hashes={"settings": hashlib.sha256(settings).hexdigest()[:16], **hashes},
     )
+
+
+def _hashes(run: Run) -> dict[str, str]:
+    versions = read_file(run.folder / "versions.json", _MAX_BYTES)
+    hashes = {
+        "corpus": run.data.corpus.content_hash[:16],
+        "versions": hashlib.sha256(versions).hexdigest()[:16],
+    }
+    return hashes if run.data.oracle is None else {**hashes, "oracle": run.data.oracle.hash}
 
 
 def _evaluator(data: RunData, n_samples: int) -> Any:
@@ -185,7 +188,8 @@ def _evaluator(data: RunData, n_samples: int) -> Any:
     return make_evaluator(data, n_samples, smoothing=None if data.oracle is not None else "method1")
 
 
-def _points_along(folder: RunFolder, stage: str, curve: TemperatureCurve) -> list[Point]:
+def points_along(folder: RunFolder, stage: str, curve: TemperatureCurve) -> list[Point]:
+    """The evaluations that an agent's run has written so far, with their gaps to the MLE's curve."""
     rows = [row for row in read_metrics(folder) if row.get("agent") == stage and "round" in row]
     points, paid = [], math.nan
     for row in rows:
@@ -288,18 +292,11 @@ def _exact_record(spec: Spec, folder: Path) -> Job:
         Sample(words=tuple(sample["words"]), values=tuple(sample["values"]))
         for sample in json.loads(read_file(folder / "samples.json", _MAX_BYTES))
     ]
-    settings = json.dumps(spec.config, sort_keys=True).encode()
-    return Job(
-        task=spec.task,
-        agent=spec.agent,
-        seed=spec.seed,
-        folder=spec.folder,
-        state="done",
+    return dataclasses.replace(
+        _record(spec, {}),
         points=tuple(points),
         diagnostics=_diagnostics(RunFolder(folder), spec.agent),
         samples=tuple(samples[:SAMPLES]),
-        settings=spec.config,
-        hashes={"settings": hashlib.sha256(settings).hexdigest()[:16]},
     )
 
 

@@ -438,7 +438,7 @@ class Ray:
             failure: str = self._ray.get(reference)
             return failure
         except self._ray.exceptions.RayError as error:
-            return cleaned(f"Ray: {one_line(error, 1000)}")
+            return cleaned(f"Ray: {_cause(error)}")
 
     def stop(self) -> None:
         """See :class:`Launcher`."""
@@ -481,9 +481,14 @@ class Ray:
             try:
                 missing = self._ray.get(answer, timeout=_NODE_SECONDS)
             except self._ray.exceptions.RayError as error:
-                missing = f"it cannot run jobs ({one_line(error)}); install the same seqgan_rl there"
+                missing = f"it cannot run jobs ({_cause(error)}); install the same seqgan_rl there"
             if missing:
                 raise InputError(f"Ray node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}): {missing}")
+
+
+def _cause(error: BaseException) -> str:
+    """What was raised within a task, or else what Ray says."""
+    return one_line(getattr(error, "cause", None) or error)
 
 
 def _run_on_node(work: Work, title: str, variables: Mapping[str, str], check: tuple[str, str, str]) -> str:
@@ -492,7 +497,7 @@ def _run_on_node(work: Work, title: str, variables: Mapping[str, str], check: tu
         return f"Ray node {platform.node()}: {missing}"
     process = _begin(work, title, variables, current=check[2])
     try:
-        while (status := _wait(process, 1.0)) is None and read_tail(Path(check[0])) == check[1]:
+        while (status := _wait(process, 1.0)) is None and _is_wanted(check[0], check[1]):
             pass
     finally:
         _stop([process])
@@ -504,6 +509,15 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
+
+
+def _is_wanted(token: str, content: str) -> bool:
+    """Whether the launcher has not taken its token away; a shared file system may fail for a moment."""
+    for _ in range(5):
+        if read_tail(Path(token)) == content:
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def _misses(token: str, content: str, current: str) -> str:

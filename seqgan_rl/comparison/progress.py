@@ -44,7 +44,7 @@ class Glance:
     stage: str = ""
     """Such as "ppo round 12 of 60"."""
     share: float | None = None
-    """In [0, 1], of the rounds or tokens of its agent."""
+    """In [0, 1], of the rounds, tokens or reward evaluations of its agent, whichever is furthest from its end."""
     speed: float | None = None
     """Tokens a second."""
     score: str = ""
@@ -203,16 +203,13 @@ def glance_at(folder: Path) -> Glance:
     last = rows[-1]
     unit = next((name for name in ("round", "epoch", "minibatch") if _number(last, name) is not None), "")
     step, agent = _number(last, unit), cleaned(str(last.get("agent", "")), 40)
-    rounds, tokens = _to_come(folder / "job.json")
-    done = [
-        value / whole
-        for value, whole in ((step if unit == "round" else None, rounds), (_number(last, "tokens"), tokens))
-        if value is not None and whole
-    ]
-    of = f" of {rounds:,.0f}" if unit == "round" and rounds else ""
+    to_come = _to_come(folder / "job.json")
+    shares = {name: done / to_come[name] for name in to_come if (done := _number(last, name)) is not None}
+    share = min(shares.values(), default=None)  # a job goes on until all are reached
+    of = f" of {to_come['round']:,.0f}" if share is not None and share == shares.get("round") else ""
     return Glance(
         stage=agent if step is None else f"{agent} {unit} {step:,.0f}{of}",
-        share=min(max(done[0], 0.0), 1.0) if done else None,
+        share=None if share is None else min(max(share, 0.0), 1.0),
         speed=_speed([row for row in rows if row.get("agent") == last.get("agent")]),
         score=next((text for row in reversed(rows) if (text := _score(row))), ""),
     )
@@ -232,15 +229,17 @@ def _number(row: Mapping[str, Any], name: str) -> float | None:
     return float(value) if isinstance(value, int | float) and abs(value) < 1e15 else None
 
 
-def _to_come(path: Path) -> tuple[float | None, float | None]:
-    """Rounds and tokens of a whole job."""
+def _to_come(path: Path) -> dict[str, float]:
+    """Rounds, tokens and reward evaluations of a whole job, by the names they have in its metrics."""
     try:
         job = json.loads(read_file(path, _MAX_JOB_BYTES))
         config = job.get("config")
     except (OSError, ValueError, RecursionError, AttributeError):
-        return None, None
-    job = {"tokens": job.get("budget"), **(config if isinstance(config, dict) else {}), **job}
-    return _number(job, "rounds"), _number(job, "tokens")
+        return {}
+    settings = config if isinstance(config, dict) else job
+    names = {"rounds": "round", "tokens": "tokens", "scored": "evaluations", "evaluations": "evaluations"}
+    found = {names[name]: _number(settings, name) for name in names if name in settings}
+    return {name: whole for name, whole in found.items() if whole}
 
 
 def _speed(rows: Sequence[Mapping[str, Any]]) -> float | None:

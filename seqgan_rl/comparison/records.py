@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 
 Axis = Literal["tokens", "evaluations", "seconds"]
 """What a job has used: tokens that it generated, sequences that the reward has scored, seconds of training."""
+UNITS: dict[Axis, str] = {
+    "tokens": "generated tokens",
+    "evaluations": "reward evaluations",
+    "seconds": "seconds of training",
+}
+"""What an axis counts, for people."""
 State = Literal["waiting", "running", "done", "failed"]
 Floats = NDArray[np.float64]
 

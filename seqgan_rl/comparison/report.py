@@ -20,8 +20,19 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from seqgan_rl.comparison.figures import HORIZONTAL, INK, Drawing, figures, png, svg
-from seqgan_rl.comparison.records import METRICS, Comparison, Job, Sample, Task
+from seqgan_rl.comparison.figures import Drawing, figures, png, svg
+from seqgan_rl.comparison.panels import INK
+from seqgan_rl.comparison.records import METRICS, UNITS, Axis, Comparison, Job, Sample, Task
+from seqgan_rl.comparison.table_text import (
+    aggregate_table,
+    compared_at,
+    count_text,
+    markdown,
+    number_text,
+    paired_table,
+    points_csv,
+    rows_csv,
+)
 from seqgan_rl.comparison.tables import (
     COVERAGE,
     LEVEL,
@@ -31,13 +42,6 @@ from seqgan_rl.comparison.tables import (
     Mean,
     Summary,
     TaskTable,
-    _count,
-    _number,
-    aggregate_table,
-    markdown,
-    paired_table,
-    points_csv,
-    rows_csv,
     summarise,
 )
 from seqgan_rl.core.files import folder_written_whole, make_folder, write_bytes, write_text
@@ -179,7 +183,7 @@ def _breakable(name: str) -> Markup:
 
 
 def _shown(value: float) -> str:
-    return _number(value).replace("-", "\N{MINUS SIGN}").replace("inf", "∞")
+    return number_text(value).replace("-", "\N{MINUS SIGN}").replace("inf", "∞")
 
 
 def _key(value: float) -> str:
@@ -196,7 +200,7 @@ def _half(mean: Mean) -> float | None:
 
 _FILTERS: dict[str, Callable[..., Any]] = {
     "breakable": _breakable,
-    "count": _count,
+    "count": count_text,
     "number": _shown,
     "key": _key,
     "half": _half,
@@ -215,11 +219,22 @@ def _facts(comparison: Comparison) -> dict[str, str]:
         "Agents": str(len(agents)),
         "Seeds": f"{len(seeds)}: {', '.join(map(str, seeds))}" if len(seeds) <= 12 else str(len(seeds)),
         "Jobs finished": f"{done} of {len(comparison.jobs)}",
-        "Budget": f"{comparison.budget:,} generated tokens",
-        "Second budget": f"{comparison.evaluations:,} reward evaluations",
+        "Budget": _amounts(comparison, "tokens"),
+        "Second budget": _amounts(comparison, "evaluations"),
         "Machine": comparison.machine,
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _amounts(comparison: Comparison, axis: Axis) -> str:
+    """At how much of this the tasks compare; which of them, where they differ."""
+    tasks: dict[int, list[str]] = {}
+    for task in comparison.tasks:
+        tasks.setdefault(int(comparison.amount(task, axis)), []).append(task.name)
+    return "; ".join(
+        f"{amount:,} {UNITS[axis]}" + (f" ({', '.join(names)})" if len(tasks) > 1 else "")
+        for amount, names in tasks.items()
+    )
 
 
 def _problems(comparison: Comparison, summary: Summary) -> dict[str, Any]:
@@ -259,7 +274,7 @@ def _task(comparison: Comparison, summary: Summary, i: int, own: Mapping[str, _F
     own = {name: _in_section(figure, task) for name, figure in own.items()}
     curves = {
         label: figure
-        for axis, label in HORIZONTAL.items()
+        for axis, label in UNITS.items()
         for name, figure in own.items()
         if name.startswith("learning-") and name.endswith(f"-{axis}")
     }
@@ -280,7 +295,7 @@ def _sentence(table: TaskTable) -> str:
     """Who is marked in a table."""
     judged = [row for row in table.rows if row.verdict is not None]
     marked = [row.agent for row in judged if row.verdict is not None and row.verdict.is_improvement]
-    where = f"at {table.amount:,} {HORIZONTAL[table.axis]}"
+    where = f"at {table.amount:,} {UNITS[table.axis]}"
     if not marked:
         return f"{where[0].upper()}{where[1:]}, none of {len(judged)} agents is shown to be better than MLE."
     number = f"{len(marked)} of {len(judged)} agents {'is' if len(marked) == 1 else 'are'}"
@@ -293,7 +308,7 @@ def _view(table: TaskTable, id: str) -> _View:
     at = "At the budget of" if table.axis == "tokens" else "At"
     return _View(
         id=id,
-        title=f"{at} {table.amount:,} {HORIZONTAL[table.axis]}{' each' * (table.axis != 'tokens')}",
+        title=f"{at} {table.amount:,} {UNITS[table.axis]}{' each' * (table.axis != 'tokens')}",
         caption=table.notes[0],
         table=table,
         metrics=tuple(metric for metric in table.task.metrics if any(metric in row.means for row in table.rows)),
@@ -328,13 +343,11 @@ def _ranges(rows: Sequence[AgentRow]) -> tuple[Mapping[str, float | None] | None
 
 
 def _aggregate(found: Aggregate) -> dict[str, Any]:
-    at = "at the budget of tokens" if found.axis == "tokens" else f"at equal {HORIZONTAL[found.axis]}"
-    text = aggregate_table(found)
     return {
-        "title": f"{found.kind.capitalize()}, {at}",
+        "title": f"{found.kind.capitalize()}, {compared_at(found.axis)}",
         "caption": f"{', '.join(found.tasks)}: normalised scores, probabilities of improvement, {LEVEL:.0%} intervals",
         "is_first": found.axis == "tokens",
-        "text": text,
+        "text": aggregate_table(found),
     }
 
 

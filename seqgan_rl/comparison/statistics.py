@@ -278,21 +278,22 @@ control: random (difference 2, Holm-corrected p = 0.00083).'
             )
     test = _paired_test(gap, np.zeros(runs), "gap_R", level)
     if runs < 2:
-        return _no(f"one seed, of gap {test.difference:.3g}, has no interval; at least 2 are needed")
+        return not_better(f"one seed, of gap {test.difference:.3g}, has no interval; at least 2 are needed")
     low, high = test.interval
     gap_is = (
         f"the gap is {test.difference:.3g} ({level:.0%} interval {low:.3g} to {high:.3g}, "
         f"p = {test.p_value:.2g}, {runs} seeds)"
     )
     if not (high < 0 and test.p_value < 1 - level):
-        return _no(f"{gap_is}, which is not shown to lie below 0")
+        return not_better(f"{gap_is}, which is not shown to lie below 0")
     if not comparisons:
-        return _no(f"{gap_is}, but it was compared with no control")
+        return not_better(f"{gap_is}, but it was compared with no control")
     lost = [found for found in comparisons if not found.is_better]
     if lost:
-        return _no(f"{gap_is}, but it is not shown to beat {_numbers(lost)}")
+        return not_better(f"{gap_is}, but it is not shown to beat {differences_text(lost)}")
     return Verdict(
-        is_improvement=True, reason=f"Better than MLE: {gap_is} and it beats every control: {_numbers(comparisons)}."
+        is_improvement=True,
+        reason=f"Better than MLE: {gap_is} and it beats every control: {differences_text(comparisons)}.",
     )
 
 
@@ -375,11 +376,13 @@ def _paired_test(x_R: Floats, y_R: Floats, name: str, level: float) -> PairedTes
     return PairedTest(difference=value, interval=(value - half, value + half), p_value=p_value, level=level, runs=runs)
 
 
-def _no(reason: str) -> Verdict:
+def not_better(reason: str) -> Verdict:
+    """The verdict that withholds the mark."""
     return Verdict(is_improvement=False, reason=f"Not better than MLE: {reason}.")
 
 
-def _numbers(comparisons: Sequence[PairedComparison]) -> str:
+def differences_text(comparisons: Sequence[PairedComparison]) -> str:
+    """Against whom, by how much and how surely."""
     return ", ".join(
         f"{found.other} (difference {found.difference:.3g}, Holm-corrected p = {found.p_holm:.2g})"
         for found in comparisons

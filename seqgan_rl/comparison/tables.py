@@ -1,37 +1,34 @@
 """The numbers that every output of a comparison shares: a row an agent, paired tests, verdicts, aggregates over tasks.
 
-:func:`summarise` computes them once; Markdown, CSV, the terminal and the HTML report only write them. Scores keep the
-sign and the unit of their metric, except in paired tests and aggregates, where more is better.
+:func:`summarise` computes them once; :mod:`seqgan_rl.comparison.table_text` and the HTML report only write them. Scores
+keep the sign and the unit of their metric, except in paired tests and aggregates, where more is better.
 Letters: R runs (one per seed), M tasks.
 """
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from rich.console import Group
-from rich.text import Text
 
-from seqgan_rl.comparison.records import METRICS, Axis, Comparison, Floats, Job, Task, shared_seeds
+from seqgan_rl.comparison.records import METRICS, UNITS, Axis, Comparison, Floats, Job, Task, shared_seeds
 from seqgan_rl.comparison.statistics import (
     Estimate,
     PairedComparison,
     Profile,
     Verdict,
     compare_with,
+    differences_text,
     improves,
     iqm,
+    not_better,
     performance_profile,
     probability_of_improvement,
     stratified_bootstrap,
 )
 from seqgan_rl.core.streams import stream
 from seqgan_rl.evaluation.intervals import half_width, standard_error
-from seqgan_rl.evaluation.report import ScoreTable
 
 START = "mle"
 """The agent that all others start from."""
@@ -46,7 +43,6 @@ RESAMPLES = 2000
 PROFILE_RANGE = (-2.0, 2.0)
 """Normalised scores that profiles are drawn over at most."""
 MARK = "better than MLE"
-
 COVERAGE = (
     "that interval is too narrow for few seeds: on normal scores of one task it held the true value in 50% of cases "
     "for 2 seeds, 75% for 3, 90% for 5 and 94% for 10"
@@ -216,150 +212,6 @@ def aggregate(comparison: Comparison, kind: Literal["exact", "frozen", "adversar
     return Aggregate(kind=kind, axis=axis, tasks=names, rows=tuple(rows), notes=tuple(notes))
 
 
-def score_table(table: TaskTable, *, brief: bool = False) -> ScoreTable:
-    """Scores, costs and verdicts of a task as text; ``brief`` leaves out the means of other metrics, for terminals."""
-    task, rows = table.task, table.rows
-    others = [] if brief else [metric for metric in task.metrics if metric != task.primary]
-    columns = {
-        "agent": [row.agent for row in rows],
-        "seeds": [f"{len(row.done)} of {len(row.done + row.failed + row.missing)}" for row in rows],
-        "not in it": [_not_in_it(row) for row in rows],
-        f"{task.primary}, IQM": [_estimate(row.iqm) for row in rows],
-        f"{task.primary}, mean": [_mean(row.means.get(task.primary), len(row.done)) for row in rows],
-        **{metric: [_mean(row.means.get(metric), len(row.done)) for row in rows] for metric in others},
-        "tokens": [_count(row.tokens) for row in rows],
-        "evaluations": [_count(row.evaluations) for row in rows],
-        "seconds": [_count(row.seconds) for row in rows],
-        "verdict": [_verdict_cell(row) for row in rows],
-    }
-    kept = {name: cells for name, cells in columns.items() if name in ("agent", "seeds") or any(cells)}
-    return ScoreTable(tuple(kept), _cells(kept), table.notes)
-
-
-def paired_table(table: TaskTable) -> ScoreTable:
-    """Paired tests of a task as text: a column for the start and each control, and the verdicts' reasons below."""
-    tested = [row for row in table.rows if row.comparisons]
-    others = dict.fromkeys(found.other for row in tested for found in row.comparisons)
-    found = [{found.other: found for found in row.comparisons} for row in tested]
-    columns = {
-        "agent": [row.agent for row in tested],
-        "shared seeds": [str(row.comparisons[0].runs) for row in tested],
-        **{f"to {other}": [_difference(by_other.get(other)) for by_other in found] for other in others},
-    }
-    notes = (
-        f"difference in {table.task.primary} to the agent of the column, above 0 is better: mean over the seeds that "
-        f"all of a row's agents have, {LEVEL:.0%} t-interval, and p of the paired t-test, Holm-corrected over the row",
-        *(f"{row.agent}: {row.verdict.reason}" for row in table.rows if row.verdict is not None),
-    )
-    return ScoreTable(tuple(columns), _cells(columns), notes)
-
-
-def aggregate_table(found: Aggregate) -> ScoreTable:
-    """Aggregates over the tasks of a kind as text."""
-    others = dict.fromkeys(other for row in found.rows for other in row.over)
-    columns = {
-        "agent": [row.agent for row in found.rows],
-        "seeds": [str(len(row.seeds)) for row in found.rows],
-        "normalised score, IQM": [_estimate(row.iqm) for row in found.rows],
-        **{f"P(better than {other})": [_estimate(row.over.get(other)) for row in found.rows] for other in others},
-    }
-    notes = (
-        f"IQM over seeds and {_tasks(found.tasks)} and probability that a run is better than one of the other agent, "
-        f"with {LEVEL:.0%} stratified bootstrap intervals ({RESAMPLES:,} resamples); {COVERAGE}",
-        *found.notes,
-    )
-    return ScoreTable(tuple(columns), _cells(columns), notes)
-
-
-def job_table(summary: Summary) -> ScoreTable:
-    """Jobs that are not in the tables, and those that a guard stopped, as text; no rows where all went well."""
-    jobs = [*summary.unfinished, *(job for job in summary.stopped if job.state == "done")]
-    columns = {
-        "task": [job.task for job in jobs],
-        "agent": [job.agent for job in jobs],
-        "seed": [str(job.seed) for job in jobs],
-        "state": ["stopped" if job.state == "done" else job.state for job in jobs],
-        "attempts": [str(job.attempts) for job in jobs],
-        "why": [" ".join((job.error or job.stopped).split()) for job in jobs],
-    }
-    return ScoreTable(tuple(columns), _cells(columns), ())
-
-
-def markdown(summary: Summary) -> str:
-    """All tables, with what their numbers are."""
-    parts = [f"# Comparison: {summary.name}\n"]
-    for table in summary.tables:
-        parts += [f"## {_heading(table)}\n", score_table(table).markdown(), paired_table(table).markdown()]
-    for found in summary.aggregates:
-        parts += [f"## All {found.kind} tasks, {_at(found.axis)}\n", aggregate_table(found).markdown()]
-    jobs = job_table(summary)
-    if jobs.cells:
-        parts += ["## Jobs that failed, are not finished or were stopped\n", jobs.markdown()]
-    return "\n".join(parts)
-
-
-def terminal(summary: Summary) -> Group:
-    """The tables of tasks without the means of other metrics, and unfinished jobs, for ``rich`` to print."""
-    parts: list[Any] = []
-    for table in summary.tables:
-        shown = score_table(table, brief=True)
-        parts += [Text(_heading(table), style="bold"), ScoreTable(shown.header, shown.cells, shown.notes[:1])]
-        parts += [Text(f"{row.agent}: {row.verdict.reason}\n") for row in table.rows if _is_marked(row) and row.verdict]
-    jobs = job_table(summary)
-    if jobs.cells:
-        parts += [Text("Jobs that failed, are not finished or were stopped", style="bold"), jobs]
-    return Group(*parts)
-
-
-def rows_csv(summary: Summary) -> str:
-    """A line for each row of each table; numbers in full precision, seeds as "0 1 2", empty where there is none."""
-    metrics = dict.fromkeys(metric for table in summary.tables for metric in table.task.metrics)
-    others = dict.fromkeys(found.other for table in summary.tables for row in table.rows for found in row.comparisons)
-    lines = []
-    for table in summary.tables:
-        for rank, row in enumerate(table.rows, start=1):
-            tests = {found.other: found for found in row.comparisons}
-            line: dict[str, Any] = {
-                **{"task": table.task.name, "kind": table.task.kind, "axis": table.axis, "amount": table.amount},
-                **{"rank": rank, "agent": row.agent, "role": row.role},
-                **{name: " ".join(map(str, getattr(row, name))) for name in ("done", "failed", "missing", "unscored")},
-                "primary": table.task.primary,
-                "iqm": None if row.iqm is None else row.iqm.value,
-                "iqm_low": None if row.iqm is None else row.iqm.interval[0],
-                "iqm_high": None if row.iqm is None else row.iqm.interval[1],
-                **{name: getattr(row, name) for name in ("tokens", "evaluations", "seconds")},
-                "is_better_than_mle": None if row.verdict is None else row.verdict.is_improvement,
-                "verdict": None if row.verdict is None else row.verdict.reason,
-            }
-            for metric in metrics:
-                mean = row.means.get(metric)
-                line[f"{metric}_mean"] = None if mean is None else mean.value
-                line[f"{metric}_low"], line[f"{metric}_high"] = (None, None) if mean is None else mean.interval
-            for other in others:
-                test = tests.get(other)
-                line[f"difference_to_{other}"] = None if test is None else test.difference
-                line[f"p_holm_{other}"] = None if test is None else test.p_holm
-            lines.append(line)
-    return _csv(lines)
-
-
-def points_csv(comparison: Comparison) -> str:
-    """A line for each score of each evaluation of each job, whatever its state; one line for a job without any."""
-    lines = []
-    for job in comparison.jobs:
-        of_job = {name: getattr(job, name) for name in ("task", "agent", "seed", "state", "attempts")}
-        used = ("tokens", "evaluations", "seconds")
-        scores = [
-            {**{name: getattr(point, name) for name in used}, "metric": metric, "score": score}
-            for point in job.points
-            for metric, score in point.scores.items()
-        ]
-        nothing: dict[str, Any] = dict.fromkeys((*used, "metric", "score"))
-        end = {"stopped": job.stopped, "error": job.error, "folder": job.folder}
-        lines += [{**of_job, **score, **end} for score in scores or [nothing]]
-    return _csv(lines)
-
-
 def _agent_row(
     comparison: Comparison,
     task: Task,
@@ -450,35 +302,26 @@ def _verdict(
     tested = {found.other: found for found in comparisons}
     silent = [name for name in needed if name not in tested]
     if not gap_R:
-        return _no(f"no finished seed has a {task.primary} that the start and the controls have too")
+        return not_better(f"no finished seed has a {task.primary} that the start and the controls have too")
     if lost:
         seeds = f"seed{'s' * (len(lost) > 1)} {', '.join(map(str, lost))}"
-        return _no(f"{seeds} failed or got no {task.primary}, and the others alone would be a choice of survivors")
+        return not_better(
+            f"{seeds} failed or got no {task.primary}, and the others alone would be a choice of survivors"
+        )
     if silent:
-        return _no(f"{', '.join(silent)} has no {task.primary} yet to be compared with")
+        return not_better(f"{', '.join(silent)} has no {task.primary} yet to be compared with")
     if has_gap:
         return improves(gap_R, [tested[name] for name in needed], level=LEVEL)
     if START not in tested:
-        return _no(f"it was not compared with {START}")
+        return not_better(f"it was not compared with {START}")
     if len(tested) < 2:
-        return _no("it was compared with no control")
+        return not_better("it was compared with no control")
     without = f"there is no gap on this task; in paired tests over {len(gap_R)} seeds"
     behind = [found for found in comparisons if not found.is_better]
     if behind:
-        return _no(f"{without} it is not shown to beat {_differences(behind)}")
-    reason = f"Better than MLE: {without} it beats the start and every control: {_differences(comparisons)}."
+        return not_better(f"{without} it is not shown to beat {differences_text(behind)}")
+    reason = f"Better than MLE: {without} it beats the start and every control: {differences_text(comparisons)}."
     return Verdict(is_improvement=True, reason=reason)
-
-
-def _no(reason: str) -> Verdict:
-    return Verdict(is_improvement=False, reason=f"Not better than MLE: {reason}.")
-
-
-def _differences(comparisons: Iterable[PairedComparison]) -> str:
-    return ", ".join(
-        f"{found.other} (difference {found.difference:.3g}, Holm-corrected p = {found.p_holm:.2g})"
-        for found in comparisons
-    )
 
 
 def _over_seeds(scores: Mapping[int, float]) -> Mean | None:
@@ -516,9 +359,10 @@ def _normalised(comparison: Comparison, task: Task, axis: Axis) -> _Normalised:
     worst, best = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
     zero = START if START in means else worst
     rounding = 1e-12 * max(map(abs, means.values()))
-    rule = f"{task.name}: 0 is the mean {task.primary} of {zero} ({sign * means[zero]:.4g})"
+    shown = {agent: f"{sign * mean + 0.0:.4g}" for agent, mean in means.items()}  # + 0.0: not "-0"
+    rule = f"{task.name}: 0 is the mean {task.primary} of {zero} ({shown[zero]})"
     if means[best] - means[zero] > rounding:
-        scale, rule = means[best] - means[zero], f"{rule} and 1 that of {best} ({sign * means[best]:.4g}), the best"
+        scale, rule = means[best] - means[zero], f"{rule} and 1 that of {best} ({shown[best]}), the best"
     elif means[zero] - means[worst] > rounding:
         scale, rule = means[zero] - means[worst], f"{rule}, which none exceeds, and -1 that of {worst}, the worst"
     else:
@@ -537,7 +381,7 @@ def _notes(task: Task, axis: Axis, amount: int, rows: Sequence[AgentRow]) -> tup
     notes = [
         f"{task.label}; {number} seeds; best first by {task.primary}: {METRICS[task.primary].label}, {direction} is "
         "better",
-        f"scores after {amount:,} {_UNIT[axis]}, linear between evaluations; a job that used less keeps its last; "
+        f"scores after {amount:,} {UNITS[axis]}, linear between evaluations; a job that used less keeps its last; "
         "tokens, reward evaluations and seconds are what had been used then",
         f"IQM: interquartile mean over seeds with its {LEVEL:.0%} stratified bootstrap interval ({RESAMPLES:,} "
         f"resamples); {COVERAGE}. Means ± half their {LEVEL:.0%} t-interval",
@@ -555,84 +399,6 @@ def _notes(task: Task, axis: Axis, amount: int, rows: Sequence[AgentRow]) -> tup
     return tuple(notes)
 
 
-_UNIT = {"tokens": "generated tokens", "evaluations": "reward evaluations", "seconds": "seconds"}
-
-
 def _sign(metric: str) -> float:
     """What turns a score into one of which more is better."""
     return 1.0 if METRICS[metric].higher_is_better else -1.0
-
-
-def _at(axis: Axis) -> str:
-    return "at the budget of tokens" if axis == "tokens" else f"at equal {_UNIT[axis]}"
-
-
-def _heading(table: TaskTable) -> str:
-    return f"{table.task.name}, {_at(table.axis)} ({table.amount:,})"
-
-
-def _tasks(names: Sequence[str]) -> str:
-    return f"{len(names)} task{'s' * (len(names) != 1)} ({', '.join(names)})"
-
-
-def _is_marked(row: AgentRow) -> bool:
-    return row.verdict is not None and row.verdict.is_improvement
-
-
-def _verdict_cell(row: AgentRow) -> str:
-    if row.verdict is None:
-        return row.role
-    return MARK if row.verdict.is_improvement else "not shown"
-
-
-def _not_in_it(row: AgentRow) -> str:
-    kinds = {"failed": row.failed, "missing": row.missing, "no score": row.unscored}
-    return "; ".join(f"{kind}: {' '.join(map(str, seeds))}" for kind, seeds in kinds.items() if seeds)
-
-
-def _estimate(found: Estimate | None) -> str:
-    if found is None:
-        return ""
-    low, high = found.interval
-    return f"{_number(found.value)} [{_number(low)}, {_number(high)}]"
-
-
-def _mean(mean: Mean | None, done: int) -> str:
-    """With the number of seeds where not all that are done have the score."""
-    if mean is None:
-        return ""
-    half = mean.interval[1] - mean.value
-    text = _number(mean.value) + (f" ±{_number(half)}" if math.isfinite(half) else "")
-    return text if mean.runs == done else f"{text} ({mean.runs} of {done})"
-
-
-def _difference(test: PairedComparison | None) -> str:
-    if test is None:
-        return ""
-    if math.isnan(test.p_holm):
-        return f"{test.difference:+.3g}"
-    low, high = test.interval
-    return f"{test.difference:+.3g} [{low:+.3g}, {high:+.3g}], p = {test.p_holm:.2g}"
-
-
-def _number(value: float) -> str:
-    """In a few characters, however large or small."""
-    if abs(value) >= 1000 and math.isfinite(value):
-        return f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
-    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
-
-
-def _count(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:,.0f}"
-
-
-def _cells(columns: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(zip(*columns.values(), strict=True))
-
-
-def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()

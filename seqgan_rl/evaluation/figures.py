@@ -75,7 +75,7 @@ def learning_curves(records: Sequence[Mapping[str, Any]], path: str | Path) -> t
     agents = list(dict.fromkeys(str(record.get("agent", "")) for record in records))
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(3.2 * columns, 2.5 * rows + 0.5)
+    figure = new_figure(3.2 * columns, 2.5 * rows + 0.5)
     for i, (label, keys) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
         present = [key for key in keys if key in measured]
@@ -95,10 +95,10 @@ def learning_curves(records: Sequence[Mapping[str, Any]], path: str | Path) -> t
                     )
         if len(present) > 1:
             label += ": " + ", ".join(f"{key.rsplit('/')[-1]} {DASHES[k]}" for k, key in enumerate(present))
-        _dress(axes, title=label, xlabel=HORIZONTAL[axis] if i >= len(panels) - columns else "")
+        dress(axes, title=label, xlabel=HORIZONTAL[axis] if i >= len(panels) - columns else "")
     if len(agents) > 1:
-        _legend(figure)
-    return _write(figure, path)
+        add_legend(figure)
+    return write_figure(figure, path)
 
 
 def quality_coverage(
@@ -120,7 +120,7 @@ def quality_coverage(
     shown = [row for row in map(lambda row: Row(*row), rows) if row.name != "uniform" and _finite(row)]
     near = [row for row in shown if row.name in (*CLOSE_UP, agent)]
     panels = ["all models", "close-up"] if near and len(shown) > 1 else ["all models"]
-    figure = _figure(5.2 * len(panels), 4.8)
+    figure = new_figure(5.2 * len(panels), 4.8)
     for i, title in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         _, nll_test, nll_oracle = curve.drawn
@@ -141,14 +141,14 @@ def quality_coverage(
             )
         if title == "close-up":
             _cut_around(axes, near)
-        _dress(axes, title=title, xlabel="NLL_test, nats per token (coverage)")
+        dress(axes, title=title, xlabel="NLL_test, nats per token (coverage)")
         if i == 0:
             axes.set_ylabel("NLL_oracle, nats per token (quality)", fontsize=9)
-    _legend(figure)
+    add_legend(figure)
     figure.draw_without_rendering()  # settles the layout, which labels are placed by
     for axes in figure.axes:
         _label_temperatures(axes, curve)
-    return _write(figure, path)
+    return write_figure(figure, path)
 
 
 def sweep_curves(
@@ -171,7 +171,7 @@ def sweep_curves(
     }
     if not any(finite.values()):
         raise ValueError(f"curves must hold finite {quality} and {coverage}, got none in {list(curves) or 'no curve'}")
-    figure = _figure(13.0, 4.6)
+    figure = new_figure(13.0, 4.6)
     for i, metric in enumerate((quality, "entropy", "distinct_tokens")):
         axes = figure.add_subplot(1, 3, i + 1)
         for c, (name, points) in enumerate(finite.items()):
@@ -183,9 +183,9 @@ def sweep_curves(
             axes.plot(x, y, color=colour, marker=marker, linestyle=dash, markersize=3, linewidth=1, label=name)
             middle = int(np.argmin([abs(math.log(temperature)) for temperature, _ in points]))
             axes.plot(x[middle], y[middle], marker, color=colour, markersize=7)
-        _dress(axes, title=LABELS.get(metric, metric), xlabel=LABELS.get(coverage, coverage))
-    _legend(figure)
-    return _write(figure, path)
+        dress(axes, title=LABELS.get(metric, metric), xlabel=LABELS.get(coverage, coverage))
+    add_legend(figure)
+    return write_figure(figure, path)
 
 
 def _has(scores: Scores, *metrics: str) -> bool:
@@ -225,7 +225,8 @@ def _label_temperatures(axes: "Axes", curve: TemperatureCurve) -> None:
             )
 
 
-def _dress(axes: "Axes", *, title: str, xlabel: str) -> None:
+def dress(axes: "Axes", *, title: str, xlabel: str) -> None:
+    """Title, label, ticks and grid as in all our figures."""
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_xlabel(xlabel, fontsize=9)
     axes.tick_params(labelsize=8)
@@ -234,13 +235,14 @@ def _dress(axes: "Axes", *, title: str, xlabel: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure, its sides in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
-def _legend(figure: "Figure") -> None:
+def add_legend(figure: "Figure") -> None:
     """One legend under all panels, each name once."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
@@ -250,7 +252,7 @@ def _legend(figure: "Figure") -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
 
 
-def _write(figure: "Figure", path: str | Path) -> tuple[Path, Path]:
+def write_figure(figure: "Figure", path: str | Path) -> tuple[Path, Path]:
     """``path`` as .png and .svg; each appears whole or not at all, and the same figure gives the same SVG."""
     import matplotlib
 

@@ -35,9 +35,12 @@ from seqgan_rl.core.files import remove_leftovers, write_text
 from seqgan_rl.rewards import rewards
 from tests.adversarial.crashing import Calls, Disk, assert_same_run, die_at, full_at, in_child, tell
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="crashes are made with fork, and open files are named by /proc"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"), reason="crashes are made with fork, and open files are named by /proc"
+    ),
+]
 
 STATE = {"stage": 0, "metrics_bytes": 0}
 TENSOR = torch.arange(40.0)

@@ -277,7 +277,9 @@ def test_a_start_with_other_settings_is_refused(finished, tiny, tmp_path, change
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("mle", "step_size"), [({"patience": 0}, 0.01), ({"patience": 1, "decays": 1, "learning_rate": 0.2}, 0.04)])
+@pytest.mark.parametrize(
+    ("mle", "step_size"), [({"patience": 0}, 0.01), ({"patience": 1, "decays": 1, "learning_rate": 0.2}, 0.04)]
+)
 def test_continued_mle_begins_with_the_step_size_that_the_mle_ended_with(tiny, tmp_path, mle, step_size):
     config = tiny(mle={"max_epochs": 20, "learning_rate": 0.01, **mle}, rounds=0, controls=["mle_continued"])
     train(config, tmp_path / "run", progress=False)

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from seqgan_rl import cli
-from seqgan_rl.comparison import tracking
 from seqgan_rl.comparison.compare import collect, compare
 from seqgan_rl.comparison.jobs import read_record
 from seqgan_rl.comparison.records import Comparison
 from seqgan_rl.comparison.tracking import track
 from seqgan_rl.core.errors import InputError
 from tests.comparison.conftest import TINY_RUN, tiny_comparison
+
+pytestmark = pytest.mark.long
 
 FLAGS = [
     *("--preset", "quick", "--vocab-size", "20", "--sequence-length", "6", "--train-size", "512", "--test-size", "128"),
@@ -85,6 +86,17 @@ def test_a_job_whose_folder_is_damaged_is_reported_and_the_rest_goes_on(whole, t
     assert [(job.agent, job.seed) for job in failed] == [("shuffled", 1)]
     assert "curve.json cannot be read" in failed[0].error
     assert "curve.json cannot be read" in (tmp_path / "damaged" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_record_that_is_gone_or_damaged_is_made_again(whole, tmp_path, content):
+    config, folder, comparison = whole
+    shutil.copytree(folder, tmp_path / "c")
+    record = tmp_path / "c" / "runs" / "adversarial" / "shuffled" / "seed-1" / "record.json"
+    record.unlink()
+    if content is not None:
+        record.write_text(content)
+    assert numbers(compare(config, tmp_path / "c", workers=1, progress=False)) == numbers(comparison)
 
 
 def test_jobs_begun_with_other_hyperparameters_are_not_mixed_in(whole, tmp_path):
@@ -194,16 +206,12 @@ def test_what_is_wrong_on_the_command_line_is_one_line_and_writes_nothing(
     tmp_path, monkeypatch, capsys, arguments, words
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tracking.importlib, "import_module", _not_installed)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     assert cli.main([*arguments, *(FLAGS if arguments[0] == "compare" else [])]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "comparisons").exists()
-
-
-def _not_installed(name: str) -> None:
-    raise ImportError(name)
 
 
 def test_a_killed_comparison_goes_on_to_the_same_numbers(whole, tmp_path):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from seqgan_rl.comparison.figures import INK, Drawing, figures, svg, write_figures
+from seqgan_rl.comparison.figures import Drawing, figures, svg, write_figures
+from seqgan_rl.comparison.panels import INK
 from seqgan_rl.comparison.records import Comparison, Job
 from tests.comparison.synthetic import synthetic_comparison
 

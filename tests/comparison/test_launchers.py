@@ -15,8 +15,15 @@ from seqgan_rl.comparison import launchers as module
 from seqgan_rl.comparison.launchers import Status, Work, cleaned, launch, launchers, locked, read_status, read_tail
 from seqgan_rl.core.errors import InputError
 
+pytestmark = pytest.mark.long
+
 QUICK = ("-I", "-S", "-c")
 ANY_SECONDS = 20.0
+IGNORING = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+STUBBORN_CHILD = (
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], "
+    "preexec_fn=lambda: [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)])"
+)
 posix = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
 
 
@@ -170,7 +177,7 @@ def test_a_process_that_cannot_be_started_is_a_failed_job(tmp_path):
 def test_what_a_crashed_job_leaves_running_is_ended_before_the_next_attempt(tmp_path):
     """Its children hold the log's lock."""
     program = (
-        "import os, subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+        f"import os, signal, subprocess, sys; {STUBBORN_CHILD}; "
         f"open({str(tmp_path)!r} + f'/pid-{{child.pid}}', 'w'); os._exit(1)"
     )
     began = time.monotonic()
@@ -238,6 +245,7 @@ import sys
 from pathlib import Path
 from seqgan_rl.comparison import launchers
 from seqgan_rl.comparison.launchers import Work, launch
+
 launchers.GRACE_SECONDS = 1.0
 root, program = Path(sys.argv[1]), sys.argv[2]
 works = [Work(name=f"job-{i}", folder=root / f"job-{i}", command=("-c", program, str(root), str(i))) for i in range(4)]
@@ -247,19 +255,17 @@ except KeyboardInterrupt:
     sys.exit("interrupted")
 """
 WITH_CHILD = (
-    "import os, subprocess, sys, time\n"
+    "import os, signal, subprocess, sys, time\n"
     "%s\n"
-    "child = subprocess.Popen([sys.executable, '-c', 'import signal, time; "
-    "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)'])\n"
+    f"{STUBBORN_CHILD}\n"
     "for pid in (os.getpid(), child.pid): open(f'{sys.argv[1]}/pid-{pid}', 'w').close()\n"
     "time.sleep(60)"
 )
-IGNORING = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 
-def command(root: Path, program: str) -> subprocess.Popen[str]:
-    """A launcher in a process of its own."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of `make test &` would not hear Ctrl-C
+def command(root: Path, program: str, hears_ctrl_c: bool = True) -> subprocess.Popen[str]:
+    """A launcher in a process of its own, as a shell starts `command` (not as in `make test &`) or `command &`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler if hears_ctrl_c else signal.SIG_IGN)
     try:
         return subprocess.Popen([sys.executable, "-c", SCRIPT, str(root), program], stderr=subprocess.PIPE, text=True)
     finally:
@@ -291,12 +297,13 @@ def test_ctrl_c_leaves_no_orphans_and_the_next_command_goes_on(tmp_path, first):
 @pytest.mark.parametrize("first", ["pass", IGNORING])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_launcher_leaves_no_orphans(tmp_path, first, number):
-    process = command(tmp_path, WITH_CHILD % first)
+    process = command(tmp_path, WITH_CHILD % first, hears_ctrl_c=False)
     wait_for(lambda: len(pids_of(tmp_path)) == 4)
     process.send_signal(number)
     process.communicate(timeout=ANY_SECONDS)
     wait_for(lambda: not any(map(lives, pids_of(tmp_path))))
     assert len(pids_of(tmp_path)) == 4  # and no other was begun
+    assert ("KeyboardInterrupt" in (tmp_path / "job-0" / "log.txt").read_text()) == (first == "pass")
 
 
 @posix

@@ -44,8 +44,17 @@ EVALUATED = {"eval/entropy": 1.0, "eval/nll_oracle": 2.27374}
             {"config": {"rounds": 12, "seed": 0}, "budget": 10**6},
             Glance(stage="ppo round 3 of 12", share=0.25, speed=50.0, score="nll_oracle 2.274"),
         ),
-        ([round_row(3, 1.0)], {"budget": 400}, Glance(stage="ppo round 3", share=0.75)),
-        ([round_row(3, 1.0)], {"config": {"tokens": 400}, "budget": 10**6}, Glance(stage="ppo round 3", share=0.75)),
+        ([round_row(3, 1.0)], {"tokens": 400}, Glance(stage="ppo round 3", share=0.75)),
+        (  # as a comparison's: it goes on until both its tokens and its evaluations are reached
+            [round_row(3, 1.0, evaluations=25.0)],
+            {"config": {"rounds": 1, "tokens": 300, "scored": 100}, "budget": 10**6, "evaluations": 10},
+            Glance(stage="ppo round 3", share=0.25),
+        ),
+        (
+            [round_row(3, 1.0, evaluations=25.0)],
+            {"config": {"tokens": 400, "evaluations": 0}},
+            Glance(stage="ppo round 3", share=0.75),
+        ),
         ([round_row(3, 1.0)], {"rounds": 2}, Glance(stage="ppo round 3 of 2", share=1.0)),
         ([round_row(8, 90.0), round_row(9, 1.0), round_row(10, 2.0)], [1], Glance(stage="ppo round 10", speed=100.0)),
         (

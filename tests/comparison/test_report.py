@@ -187,6 +187,24 @@ def test_the_folder_has_the_same_as_files(folder: Path, comparison: Comparison) 
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_budgets_are_those_of_the_tasks(tmp_path: Path) -> None:
+    adversarial, exact = small().tasks
+    exact = dataclasses.replace(exact, budget=2_000, evaluations=500)
+    both = dataclasses.replace(small(), tasks=(adversarial, exact), budget=10_000, evaluations=3_000)
+
+    def written(comparison: Comparison) -> str:
+        write_report(comparison, tmp_path)
+        return (tmp_path / "report" / "report.md").read_text()
+
+    text = written(both)
+    assert "- Budget: 10,000 generated tokens (adversarial); 2,000 generated tokens (exact-table)\n" in text
+    assert "- Second budget: 3,000 reward evaluations (adversarial); 500 reward evaluations (exact-table)\n" in text
+    jobs = tuple(job for job in both.jobs if job.task == exact.name)
+    text = written(dataclasses.replace(both, tasks=(exact,), jobs=jobs))
+    assert "- Budget: 2,000 generated tokens\n- Second budget: 500 reward evaluations\n" in text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_what_failed_or_is_missing_stands_at_the_top(tmp_path: Path) -> None:
     text = write_report(small(), tmp_path).read_text()
     top = Page(text[: text.index('id="glance"')]).text

@@ -19,8 +19,12 @@ from seqgan_rl.adversarial.config import preset
 from seqgan_rl.comparison.experiment import ExactTrack, prepare, specs
 from seqgan_rl.comparison.hyperparameters import ENVIRONMENTS, FITTED, agent_spec, known_agents, settings_of
 from seqgan_rl.comparison.search_space import SPACES, Range, space_of
-from seqgan_rl.comparison.tune import FIRST_SEED, Attempt, TuneConfig, TuneResult, _make, search, tune
+from seqgan_rl.comparison.study import search
+from seqgan_rl.comparison.trials import FIRST_SEED, Attempt, TuneConfig, TuneResult
+from seqgan_rl.comparison.tune import _make, tune
 from seqgan_rl.core.errors import InputError
+
+pytestmark = pytest.mark.long
 
 optuna = pytest.importorskip("optuna")
 
