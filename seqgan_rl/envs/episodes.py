@@ -258,7 +258,7 @@ class Episodes:
             raise ValueError(f"state of another environment: its tokens are not those of a task with {A} actions")
         for name, array in arrays.items():
             array[...] = state[name]
-        self.num_scored = int(state.get("num_scored", 0))
+        self.num_scored = int(state["num_scored"])
 
 
 def check_state(state: Any, names: Iterable[str]) -> None:

@@ -1004,7 +1004,7 @@ def test_a_wrong_call_is_named_and_changes_nothing(is_vector: bool) -> None:
         (lambda: env.reset(seed=5, options="abc"), "options must be a dictionary such as .* or None, got 'abc'"),
         (lambda: env.reset(seed=5, options={"prefx": [0]}), "unknown key 'prefx' .did you mean 'prefix'"),
         (lambda: env.reset(seed=5, options={"reset_masks": None}), "'reset_masks' .did you mean 'reset_mask'"),
-        (lambda: env.load_state_dict({}), "state lacks tokens, lengths, start, values, adversary, .*rng"),
+        (lambda: env.load_state_dict({}), "state lacks tokens, lengths, start, values, num_scored, adversary, .*rng"),
         (lambda: env.load_state_dict(None), "state lacks tokens, .* state_dict.. of an equal environment .* not None"),
         (lambda: env.step([0, 1, 2]), r"actions must be integers of shape \([12],\), got int64 of shape \(3,\)"),
     ):
