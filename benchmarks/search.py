@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+_RLOO = "--agent.algorithm rloo --agent.options beta=0.05 --agent.batch-size 512 --agent.no-rollouts"
+
 TRIES: dict[str, str] = {
     "corrected": "",
     "reward D": "--agent.reward discriminator",
@@ -28,7 +30,7 @@ TRIES: dict[str, str] = {
     "MLE mixed in, 20": "--agent.mle-coef 20",
     "B = 256": "--agent.batch-size 256",
     "120 rounds": "--rounds 120",
-    "RLOO, KL .05": "--agent.algorithm rloo --agent.options beta=0.05 --agent.batch-size 512 --agent.no-rollouts",
+    "RLOO, KL .05": _RLOO,
     "GRPO, KL .05": "--agent.algorithm grpo --agent.options beta=0.05 --agent.batch-size 512 --agent.no-rollouts",
     "KL .1": "--agent.kl-coef 0.1",
     "lr .002": "--agent.learning-rate 0.002",
@@ -47,6 +49,15 @@ TRIES: dict[str, str] = {
     "entropy .01": "--agent.ent-coef 0.01",
     "transformer D": "--network.name transformer --network.dropout 0.5",
     "GRU D": "--network.name gru --network.hidden-dim 32",
+    # what helped alone, together
+    "40 minibatches a round": "--discriminator.minibatches-per-round 40",
+    "20 minibatches, 120 rounds": "--discriminator.minibatches-per-round 20 --rounds 120",
+    "20 minibatches, KL .05": "--discriminator.minibatches-per-round 20 --agent.kl-coef 0.05",
+    "20 minibatches, MLE mixed in, 20": "--discriminator.minibatches-per-round 20 --agent.mle-coef 20",
+    "20 minibatches, B = 256": "--discriminator.minibatches-per-round 20 --agent.batch-size 256",
+    "RLOO, KL .05, 20 minibatches": f"{_RLOO} --discriminator.minibatches-per-round 20",
+    "RLOO, KL .05, 20 minibatches, 120 rounds": f"{_RLOO} --discriminator.minibatches-per-round 20 --rounds 120",
+    "RLOO, KL .05, 40 minibatches, 120 rounds": f"{_RLOO} --discriminator.minibatches-per-round 40 --rounds 120",
 }
 """Flags of each try, on top of ``--preset corrected``."""
 

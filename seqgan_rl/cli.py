@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM} {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
-        print(f"{PROGRAM} {command}: stopped: {error}; the last checkpoint is good", file=sys.stderr)
+        print(f"{PROGRAM} {command}: stopped: {error}; checkpoints written before it are good", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\n{PROGRAM} {command}: interrupted", file=sys.stderr)

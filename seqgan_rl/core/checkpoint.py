@@ -31,14 +31,21 @@ def save_state(folder: str | Path, state: Any) -> None:
 
     Raises:
         TypeError: the state holds something else than dicts, lists, numbers, strings, tensors and arrays.
+        ValueError: what is not in tensors and arrays is more than would be read again.
         OSError: it could not be written (a full disk, say); an older folder stands as it was, and nothing is left over.
     """
     tensors: dict[str, Tensor] = {}
     document = {"format": FORMAT, "state": _encode(state, tensors)}
     data = safetensors.torch.save(tensors)
     document["sha256"] = _digest(document["state"], [data])
+    text = json.dumps(document).encode()
+    if len(text) > _MAX_JSON_BYTES:
+        raise ValueError(
+            f"the state has {len(text):,} bytes outside tensors and arrays; {_MAX_JSON_BYTES:,} at most are read "
+            "again: make its long lists arrays"
+        )
     with folder_written_whole(Path(folder)) as partial:
-        write_synced(partial / "state.json", json.dumps(document).encode())
+        write_synced(partial / "state.json", text)
         write_synced(partial / "tensors.safetensors", data)
 
 

@@ -31,9 +31,9 @@ class NormalisedReward(WrappedReward):
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the scores seen; 1 where they do not tell."""
+        """Standard deviation of the scores seen; 1 where they do not tell: below two, or all equal but for rounding."""
         deviation = math.sqrt(self.sum_of_squares / self.count) if self.count > 1 else 0.0
-        return deviation if deviation > 1e-6 else 1.0
+        return deviation if deviation > 1e-6 * abs(self.mean) else 1.0
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """See :meth:`Reward.score`."""

@@ -673,7 +673,7 @@ def test_numbers_that_are_not_finite_stop_the_run_in_one_line_with_a_good_checkp
         assert main(arguments) == 1
         complaint = capsys.readouterr().err
         assert len(complaint.splitlines()) == 1
-        assert re.search("stopped: .*finite.*; the last checkpoint is good", complaint)
+        assert re.search("stopped: .*finite.*; checkpoints written before it are good", complaint)
         found = RunFolder(run).last_checkpoint()
         seen.append((complaint, found and found[0], len(read_metrics(RunFolder(run)))))
         assert stage == (0 if found is None else found[1]["stage"])

@@ -121,6 +121,15 @@ def test_what_cannot_be_saved_is_refused_before_the_old_file_is_touched(tmp_path
     assert os.listdir(tmp_path) == ["c"]
 
 
+def test_what_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_MAX_JSON_BYTES", 1000)
+    save_state(tmp_path / "c", {"old": 1})
+    with pytest.raises(ValueError, match="outside tensors and arrays; 1,000 at most"):
+        save_state(tmp_path / "c", {"new": list(range(1000))})
+    save_state(tmp_path / "d", {"new": np.arange(1000)})
+    assert load_state(tmp_path / "c") == {"old": 1}
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError()])
 @pytest.mark.parametrize("function", ["write", "fsync", "replace"])
 def test_an_error_at_any_call_leaves_the_old_checkpoint(tmp_path, monkeypatch, function, error):

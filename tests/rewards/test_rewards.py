@@ -169,6 +169,9 @@ def test_normalised_takes_each_batch_in_after_scoring_it() -> None:
     assert NormalisedReward(ConstantReward(2.0))(*some_tokens()).tolist() == [2.0] * 20
     steady = NormalisedReward(ConstantReward(2.0))
     assert [steady(*some_tokens(3))[0].item() for _ in range(3)] == [2.0, 0.0, 0.0], "no deviation divides by 1"
+    small = NormalisedReward(FunctionReward(lambda tokens_BT, lengths_B: 1e-9 * tokens_BT[:, 0]))
+    small(*some_tokens(30))
+    assert float(small(*some_tokens(30)).std(correction=0)) == pytest.approx(1), "a small reward is a reward"
 
 
 def test_oracle_log_likelihood_is_nats_per_token() -> None:
