@@ -421,6 +421,7 @@ class Run(Session):
             batch_size=self.config.mle.batch_size,
             max_epochs=CONTINUED_EPOCHS,
             patience=CONTINUED_EPOCHS,
+            weight_decay=self.config.mle.weight_decay,
         )
         self._fit("mle_continued", "MLE continued", generator, config, state)
         save_model(self.folder / "controls" / "mle_continued", generator, self.config.generator.name)

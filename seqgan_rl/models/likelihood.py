@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.modules import adam, evaluation_mode
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.models.generator import Generator
@@ -36,6 +37,12 @@ class LikelihoodConfig:
     """Global gradient norm limit."""
     shuffle: bool = True
     """New order each epoch; the authors' program never shuffles."""
+    weight_decay: float = 0.0
+    """AdamW's, on all weights but biases (Loshchilov and Hutter 2019): each step takes learning_rate * weight_decay of
+    them away. With little data for the vocabulary it is worth more than anything that comes after."""
+    frequency_bias: bool = False
+    """Start with the output bias at the log of the training tokens' frequencies (each counted half a time more), so
+    that the weights need not learn them and their decay does not take them away."""
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
@@ -46,6 +53,8 @@ class LikelihoodConfig:
         for name in ("patience", "decays"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.weight_decay * self.learning_rate < 1:
+            raise ValueError(f"weight_decay must be from 0 to below 1 / learning_rate, got {self.weight_decay}")
 
 
 @torch.no_grad()
@@ -65,6 +74,33 @@ def likelihood_loss(generator: Generator, tokens_BT: Tensor) -> Tensor:
     """Mean negative log-likelihood per token of a minibatch, nats; differentiable scalar."""
     is_token_BT = tokens_BT != generator.pad_id
     return generator.weighted_nll(tokens_BT, is_token_BT / is_token_BT.sum())[0]
+
+
+@torch.no_grad()
+def set_frequency_bias(generator: Generator, tokens_BT: Tensor) -> None:
+    """Put the output bias at the log frequencies of the tokens, each counted half a time more (PAD never).
+
+    Raises InputError for a generator without an ``output_bias`` of shape (A,).
+    """
+    bias_A, A = getattr(generator, "output_bias", None), generator.num_actions
+    if not isinstance(bias_A, Tensor) or bias_A.shape != (A,):
+        raise InputError(
+            f"frequency_bias needs a generator with an output_bias of shape ({A},), which "
+            f"{type(generator).__name__} has not; set it to false"
+        )
+    count_A = torch.bincount(tokens_BT[tokens_BT != generator.pad_id], minlength=A) + 0.5
+    bias_A.copy_(count_A.log() - count_A.log().mean())
+
+
+def _optimizer(generator: Generator, config: LikelihoodConfig) -> torch.optim.Optimizer:
+    """Adam; with weight decay of everything that has more than one dimension."""
+    if config.weight_decay == 0:
+        return adam(generator.parameters(), lr=config.learning_rate)
+    matrices = [weight for weight in generator.parameters() if weight.dim() > 1]
+    optimizer = adam(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)
+    biases = [weight for weight in generator.parameters() if weight.dim() <= 1]
+    optimizer.add_param_group({"params": biases, "weight_decay": 0.0})
+    return optimizer
 
 
 class LikelihoodTrainer:
@@ -91,7 +127,9 @@ class LikelihoodTrainer:
             raise ValueError(f"training and validation need sequences, got {len(train_BT)} and {len(valid_BT)}")
         self.generator, self.config, self.rng = generator, config, rng
         self.train_BT, self.valid_BT = train_BT, valid_BT
-        self.optimizer = adam(generator.parameters(), lr=config.learning_rate)
+        if config.frequency_bias:
+            set_frequency_bias(generator, train_BT)
+        self.optimizer = _optimizer(generator, config)
         self.epoch, self.done = 0, False
         self.minibatches = 0
         """Updates so far: what schedules go by."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.envs.exact import ExactTask, SequenceTree
 from seqgan_rl.models.generator import LSTMGenerator
@@ -19,6 +20,7 @@ from seqgan_rl.models.likelihood import (
     likelihood_loss,
     nll_per_token,
     sequence_nll,
+    set_frequency_bias,
 )
 from seqgan_rl.models.oracle import Oracle
 
@@ -126,9 +128,10 @@ def test_patience_0_runs_every_epoch_and_keeps_the_last_weights() -> None:
     assert nll_per_token(trainer.generator, trainer.valid_BT) == pytest.approx(history[-1]["valid_nll"], abs=1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.3, "frequency_bias": True}])
 @pytest.mark.parametrize("epochs_before", [0, 1, 5, 100])
-def test_a_resumed_training_gives_the_same_bits(epochs_before: int) -> None:
-    whole, first, second = small_trainer(), small_trainer(), small_trainer()
+def test_a_resumed_training_gives_the_same_bits(epochs_before: int, options: dict[str, Any]) -> None:
+    whole, first, second = small_trainer(**options), small_trainer(**options), small_trainer(**options)
     expected = list(whole.epochs())
     got: list[dict[str, float]] = []
     while len(got) < epochs_before and not first.done:
@@ -175,6 +178,8 @@ def test_the_order_of_the_data_is_the_rngs_or_none() -> None:
         ({"max_epochs": 0}, "max_epochs must be at least 1"),
         ({"patience": -1}, "patience must be at least 0, got -1"),
         ({"decays": -1}, "decays must be at least 0"),
+        ({"weight_decay": -0.1}, "weight_decay must be from 0 to below 1 / learning_rate"),
+        ({"weight_decay": 100.0}, "weight_decay must be from 0 to below 1 / learning_rate"),
     ],
 )
 def test_impossible_configurations_are_refused(options: dict, words: str) -> None:
@@ -208,3 +213,44 @@ def test_a_trained_generator_that_gets_no_better_keeps_its_weights() -> None:
     for _ in LikelihoodTrainer(generator, real_BT, real_BT, wild, rng).epochs():
         pass
     assert all(torch.equal(before[name], weight) for name, weight in generator.state_dict().items())
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_weight_decay_is_adamw_on_all_but_biases(weight_decay: float) -> None:
+    """Against torch's own, one optimiser for each weight."""
+    trainer = small_trainer(weight_decay=weight_decay, clip_norm=1e9, learning_rate=0.02)
+    twin, tokens_BT = copy.deepcopy(trainer.generator), trainer.train_BT[:8]
+    optimizers = [
+        torch.optim.AdamW([weight], lr=0.02, weight_decay=weight_decay if weight.dim() > 1 else 0.0)
+        for weight in twin.parameters()
+    ]
+    for _ in range(5):
+        trainer.update(tokens_BT)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        likelihood_loss(twin, tokens_BT).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    for weight, expected in zip(trainer.generator.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_frequency_bias_alone_is_the_unigram_model() -> None:
+    generator = constant_policy([1 / 3, 1 / 3, 1 / 3], 3, True)  # two words, EOS, and PAD behind it
+    tokens_BT = torch.tensor([[0, 0, 0], [1, 2, 3], [0, 2, 3]])
+    set_frequency_bias(generator, tokens_BT)
+    expected = torch.tensor([4.5, 1.5, 2.5]) / 8.5
+    torch.testing.assert_close(generator.logits(tokens_BT)[1, 0].softmax(dim=-1), expected)
+    assert float(generator.output_bias.detach().mean()) == pytest.approx(0, abs=1e-6)
+    trainer = LikelihoodTrainer(
+        generator, tokens_BT, tokens_BT, LikelihoodConfig(frequency_bias=True), np.random.default_rng(0)
+    )
+    counts = torch.tensor([4.0, 1.0, 2.0])
+    assert trainer.best_nll == pytest.approx(float(-(counts * expected.log()).sum() / 7), abs=1e-6)
+
+
+def test_the_frequency_bias_needs_an_output_bias() -> None:
+    generator = make_lstm(3, 3)
+    del generator.output_bias
+    with pytest.raises(InputError, match=r"needs a generator with an output_bias of shape \(3,\), which LSTMGenerator"):
+        set_frequency_bias(generator, torch.zeros(2, 3, dtype=torch.int64))
