@@ -3,8 +3,10 @@ some settings changed; docs/search.md holds what came out.
 
     python benchmarks/search.py --oracle seqgan_oracle.npz --seeds 0                  every try, one seed
     python benchmarks/search.py --oracle seqgan_oracle.npz --seeds 1 2 3 --only ...   the best again, on fresh seeds
+    python benchmarks/search.py --oracle seqgan_oracle.npz --base plain               from the MLE that is only stopped
 
-About four minutes a run on one thread. Stop it when you like: finished runs are kept, and only missing ones are made.
+Two to four minutes a run on one thread, and three more for a seed's MLE. Stop it when you like: finished runs are kept,
+and only missing ones are made.
 """
 
 import argparse
@@ -15,6 +17,11 @@ from pathlib import Path
 
 _RLOO = "--agent.algorithm rloo --agent.options beta=0.05 --agent.batch-size 512 --agent.no-rollouts"
 
+BASES: dict[str, str] = {
+    "regularised": "",
+    "plain": "--mle.weight-decay 0 --mle.no-frequency-bias --discriminator.minibatches-per-round 10",
+}
+"""What all tries share: ``corrected`` as it is, or as it was while its MLE was only stopped early (``corrected/1``)."""
 TRIES: dict[str, str] = {
     "corrected": "",
     "reward D": "--agent.reward discriminator",
@@ -67,22 +74,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oracle", default="0", help="seed, or .npz file of the published form")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--base", default="regularised", choices=list(BASES), help="how the MLE is trained")
     parser.add_argument("--only", nargs="+", default=list(TRIES), choices=list(TRIES), metavar="TRY", help="some tries")
     parser.add_argument("--folder", type=Path, default=Path("runs/search"))
     arguments = parser.parse_args()
+    folder = arguments.folder / arguments.base
     for seed in arguments.seeds:
+        common = f"--preset corrected --oracle {arguments.oracle} --seed {seed} --threads 1 --evaluation.every 20"
         for name in arguments.only:
-            _run(arguments.folder / f"seed-{seed}", name, arguments.oracle, seed)
-    print(_table(arguments.folder))
+            _run(folder / f"seed-{seed}", name, [*common.split(), *BASES[arguments.base].split()])
+    print(_table(folder))
 
 
-def _run(folder: Path, name: str, oracle: str, seed: int) -> None:
+def _run(folder: Path, name: str, common: list[str]) -> None:
     """One try, unless it is done; the MLE is trained once a seed."""
     run, start = folder / _slug(name), folder / _slug("corrected")
     if (run / "results.json").is_file():
         return
-    print(f"{name}, seed {seed}", file=sys.stderr)
-    common = f"--preset corrected --oracle {oracle} --seed {seed} --threads 1 --evaluation.every 20".split()
+    print(f"{name}, {folder.name}", file=sys.stderr)
     how = (
         ["--resume", str(run)]
         if (run / "config.json").is_file()

@@ -409,8 +409,9 @@ def _paper(preset: str, **agent: Any) -> RunConfig:
 def _presets() -> dict[str, RunConfig]:
     repo2017 = _paper("repo2017/1")
     corrected = RunConfig(
-        preset="corrected/1",
-        mle=LikelihoodConfig(patience=3, decays=2),
+        preset="corrected/2",
+        mle=LikelihoodConfig(patience=3, decays=2, weight_decay=0.3, frequency_bias=True),
+        scheduled_sampling=ScheduledSamplingConfig(patience=3, decays=2, weight_decay=0.3, frequency_bias=True),
         network=NetworkConfig(
             widths=(1, 2, 3), embedding_dim=32, pool="sum", dropout=0.5, token_dropout=0.2, init_scale=0.3
         ),
