@@ -53,7 +53,7 @@ class LikelihoodConfig:
         for name in ("patience", "decays"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not 0 <= self.weight_decay * self.learning_rate < 1:
+        if self.weight_decay != 0 and not 0 < self.weight_decay * self.learning_rate < 1:
             raise ValueError(f"weight_decay must be from 0 to below 1 / learning_rate, got {self.weight_decay}")
 
 
