@@ -31,7 +31,7 @@ from seqgan_rl.models.generator import Generator
 from seqgan_rl.rewards import Reward
 
 COUNTERS = (
-    *("num_timesteps", "_n_updates", "_episode_num", "_n_calls"),
+    *("num_timesteps", "num_prefixes_scored", "_n_updates", "_episode_num", "_n_calls"),
     *("exploration_rate", "_current_progress_remaining", "_last_obs", "_last_episode_starts", "_last_original_obs"),
 )
 """What an algorithm counts and where it stands; each has some of these."""

@@ -37,7 +37,7 @@ BUFFER_BYTES = 2**26
 """Observations in a replay buffer by default, at the most; a checkpoint holds them all."""
 SEQGAN_ONLY = ("weights", "baseline", "normalize", "loss", "kl_coef", "mle_coef")
 """Settings of the agent that no other algorithm here has."""
-SHARED = ("learning_rate", "max_grad_norm", "ent_coef")
+SHARED = ("learning_rate", "max_grad_norm", "ent_coef", "score_differences")
 """Settings of the agent that are arguments of the algorithm under the same name."""
 OF_THE_RUN = ("gamma", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "stats_window_size")
 AT_LEAST_1 = (

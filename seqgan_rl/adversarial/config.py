@@ -151,16 +151,17 @@ class NetworkConfig:
     """The discriminator network."""
 
     name: str = "small_cnn"
-    """A registered discriminator: paper_cnn, small_cnn, gru, causal_gru, transformer, or an ensemble of one of them."""
+    """A registered discriminator: paper_cnn, small_cnn, gru, causal_gru, transformer, likelihood_ratio, or an ensemble
+    of one of them."""
     widths: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Filter widths of small_cnn."""
     filters: int = 64
     """Filters of each width of small_cnn."""
     embedding_dim: int = 64
-    """Numbers per word of small_cnn, gru, causal_gru and transformer (its width)."""
+    """Numbers per word of small_cnn, gru, causal_gru, likelihood_ratio and transformer (its width)."""
     pretrained_embedding: bool = False
     """Begin with the MLE's embedding of the words, rescaled, instead of random numbers; embedding_dim must be the
-    generator's."""
+    generator's. likelihood_ratio: the model of generated sequences begins as the MLE."""
     pool: Literal["max", "sum"] = "max"
     """Over positions, of small_cnn."""
     dropout: float = 0.25
@@ -177,7 +178,7 @@ class NetworkConfig:
     spectral_norm: bool = False
     """Divide the weights by their spectral norms (Miyato et al. 2018)."""
     hidden_dim: int = 64
-    """Units of each direction of gru, or of causal_gru."""
+    """Units of each direction of gru, or of causal_gru, or of every model of likelihood_ratio."""
     num_layers: int = 2
     """Layers of transformer."""
     num_heads: int = 4
@@ -185,7 +186,7 @@ class NetworkConfig:
     member: str = "small_cnn"
     """Kind of the members of an ensemble."""
     size: int = 3
-    """Members of an ensemble."""
+    """Members of an ensemble, or models of real sequences of likelihood_ratio."""
 
     def __post_init__(self) -> None:
         if not self.init_scale > 0:
@@ -205,7 +206,7 @@ class NetworkConfig:
     def options(self) -> dict[str, Any]:
         """Arguments of the registered factory: those of these that it takes."""
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        ensemble = {name: options.pop(name) for name in ("member", "size")}
+        ensemble = {"member": options.pop("member"), "size": self.size}
         del options["name"], options["pretrained_embedding"]
         if self._kind == "paper_cnn":  # takes all, but has sizes of its own
             options = {name: options[name] for name in ("highway", "dropout", "precision", "spectral_norm")}
@@ -249,6 +250,9 @@ class AgentConfig:
     """Weight of the mean entropy per token."""
     kl_coef: float = 0.0
     """Weight of the mean KL divergence from the MLE per token."""
+    score_differences: bool = False
+    """Of seqgan and actor_critic: pay every token by how much it adds to the reward's own score of the prefix, in place
+    of rollouts (turn them off); for rewards that mean something at a prefix, as with the network likelihood_ratio."""
     mle_coef: float = 0.0
     """Weight of the mean NLL per token of as many real training sequences as are played, in the loss of each update."""
     averaging: float = 0.0

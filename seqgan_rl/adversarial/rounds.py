@@ -176,9 +176,10 @@ class Rounds(BaseCallback):
     @property
     def used(self) -> dict[str, float]:
         """What the agent has used so far: tokens generated, sequences scored, seconds of training."""
+        scored = self.training_env.get_attr("num_scored", indices=0)[0] + self.adversary.num_relabelled
         return {
             "tokens": self.agent.num_timesteps,
-            "evaluations": self.training_env.get_attr("num_scored", indices=0)[0] + self.adversary.num_relabelled,
+            "evaluations": scored + getattr(self.agent, "num_prefixes_scored", 0),
             "time/training": round(self.watch.seconds, 3),
         }
 

@@ -20,7 +20,6 @@ from seqgan_rl.agents.policy import GeneratorPolicy
 from seqgan_rl.agents.seqgan import Played, SeqGAN, SequenceBatch
 from seqgan_rl.core.modules import adam
 from seqgan_rl.models.generator import Generator
-from seqgan_rl.rewards.base import Reward
 
 
 class ActorCritic(SeqGAN):
@@ -40,11 +39,8 @@ class ActorCritic(SeqGAN):
             none: the actor does both itself.
         variance_penalty: λ.
         critic_warmup: updates at the start in which only the critic learns, from an actor that stays as it is.
-        score_differences: r_t = R(Y_{1:t}) - R(Y_{1:t-1}), the reward's own score of prefixes, R of nothing being 0;
-            for rewards that mean something there, as BLEU does. Off: what the environment pays, so R(Y) at the end
-            with ``shaping="none"``.
-        policy, env, learning_rate, batch_size, max_grad_norm, policy_kwargs, stats_window_size, tensorboard_log,
-            verbose, seed, device: see :class:`SeqGAN`.
+        policy, env, learning_rate, batch_size, max_grad_norm, score_differences, policy_kwargs, stats_window_size,
+            tensorboard_log, verbose, seed, device: see :class:`SeqGAN`.
     """
 
     critic: Generator
@@ -84,13 +80,14 @@ class ActorCritic(SeqGAN):
             raise ValueError(f"critic_warmup must be at least 0, got {critic_warmup}")
         self.critic_learning_rate, self.critic_update_rate = critic_learning_rate, critic_update_rate
         self.actor_update_rate, self.variance_penalty = actor_update_rate, variance_penalty
-        self.critic_warmup, self.score_differences = critic_warmup, score_differences
+        self.critic_warmup = critic_warmup
         super().__init__(
             policy,
             env,
             learning_rate,
             batch_size=batch_size,
             max_grad_norm=max_grad_norm,
+            score_differences=score_differences,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -108,19 +105,11 @@ class ActorCritic(SeqGAN):
         self.critic_optimizer = adam(self.critic.parameters(), lr=self.critic_learning_rate)
         delays = self.actor_update_rate != 1
         self.delayed_actor = copy.deepcopy(actor).requires_grad_(False).eval() if delays else None
-        if self.score_differences and self.env is not None and not self.env.has_attr("reward"):
-            raise ValueError(
-                "score_differences needs an environment with a `reward` that scores prefixes; leave it off"
-            )
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer | None, n_rollout_steps: int
     ) -> bool:
         """See :meth:`SeqGAN.collect_rollouts`."""
-        if self.score_differences and env.has_attr("has_penalty") and any(env.get_attr("has_penalty")):
-            raise ValueError(
-                "the reward's scores of prefixes do not hold the environment's penalty; leave score_differences off"
-            )
         if self._n_updates == 0:  # the actor may have been given other weights since it was made
             self._follow(self.delayed_actor, self.policy.generator, 1.0)
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
@@ -152,9 +141,8 @@ class ActorCritic(SeqGAN):
         """Squared errors against the targets, and the penalty; a mean over the actions taken."""
         tokens_BT, is_action_BT = batch.tokens_BT, batch.is_action_BT
         with torch.no_grad():
-            reward_BT = self._prefix_score_differences(batch) if self.score_differences else batch.reward_BT
             probs_BTA = self._probabilities(self.delayed_actor or self.policy.generator, tokens_BT)
-            target_BT = td_targets(reward_BT, is_action_BT, probs_BTA, self.target_critic.logits(tokens_BT))
+            target_BT = td_targets(batch.reward_BT, is_action_BT, probs_BTA, self.target_critic.logits(tokens_BT))
         q_BTA = self.critic.logits(tokens_BT)
         taken_BT = q_BTA.gather(2, tokens_BT.masked_fill(~is_action_BT, 0)[:, :, None]).squeeze(2)
         error = (taken_BT - target_BT)[is_action_BT].square().mean()
@@ -174,19 +162,6 @@ class ActorCritic(SeqGAN):
     def _probabilities(self, actor: Generator, tokens_BT: Tensor) -> Tensor:
         """π(a | Y_{1:t-1}), (B, T, A), 0 for what is forbidden."""
         return self.policy.sampling_options.apply(actor.logits(tokens_BT)).softmax(dim=-1)
-
-    def _prefix_score_differences(self, batch: SequenceBatch) -> Tensor:
-        """R(Y_{1:t}) - R(Y_{1:t-1}) for every action, (B, T), 0 elsewhere; R is 0 before the first."""
-        assert self.env is not None
-        reward: Reward = self.env.get_attr("reward", indices=0)[0]
-        tokens_BT, is_action_BT = batch.tokens_BT, batch.is_action_BT
-        (B, T), position_T = tokens_BT.shape, torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        is_read_TT = position_T <= position_T[:, None]
-        prefixes_BTT = torch.where(is_read_TT, tokens_BT[:, None], self.policy.num_actions)
-        lengths_BT = (prefixes_BTT != self.policy.num_actions).sum(dim=2)
-        score_BT = reward.arrange(reward.score(prefixes_BTT.flatten(0, 1), lengths_BT.flatten()).view(B, T))
-        score_BT = torch.where(is_action_BT, score_BT, 0.0)
-        return torch.where(is_action_BT, score_BT - nn.functional.pad(score_BT, (1, -1)), 0.0)
 
     def _step_critic(self, loss: Tensor) -> None:
         self.critic_optimizer.zero_grad(set_to_none=True)

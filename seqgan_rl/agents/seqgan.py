@@ -8,7 +8,7 @@ Letters: B sequences, T tokens each.
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqgan_rl.agents.policy import GeneratorPolicy
 from seqgan_rl.agents.policy_gradient import (
@@ -33,6 +33,7 @@ from seqgan_rl.core.streams import stream
 from seqgan_rl.discriminators.diagnostics import mean_per_position, spread
 from seqgan_rl.models.generator import Generator
 from seqgan_rl.models.likelihood import likelihood_loss
+from seqgan_rl.rewards import Reward
 
 Self = TypeVar("Self", bound="SeqGAN")
 Played = tuple[Tensor, Tensor, Tensor, Tensor, bool]
@@ -85,6 +86,10 @@ class SeqGAN(OnPolicyAlgorithm):
             with replacement from the attribute ``real``, which must be set (again after ``load``). Beside the policy
             term it acts like ``ent_coef``; the likelihood is that of pretraining, forbidden words included.
         vf_coef: weight of the critic's squared error (baseline "learned").
+        score_differences: every token is paid R(Y_{1:t}) - R(Y_{1:t-1}), the reward's own score of prefixes, R of
+            nothing being 0, in place of what the environment pays: potential-based shaping (Ng, Harada, Russell 1999)
+            without rollouts, for rewards that mean something at a prefix, as a likelihood ratio or BLEU does. Action
+            values are then sums of what is still to come. Make the environment with ``shaping="none"``.
         policy_kwargs, stats_window_size, tensorboard_log, verbose, seed, device: as everywhere in SB3, but "auto" is
             the environment's device, where the rollouts of this policy run. ``has_eos`` and
             ``forbidden`` are taken from the environment where ``policy_kwargs`` does not name them.
@@ -109,6 +114,7 @@ class SeqGAN(OnPolicyAlgorithm):
         kl_coef: float = 0.0,
         mle_coef: float = 0.0,
         vf_coef: float = 0.5,
+        score_differences: bool = False,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -147,6 +153,9 @@ class SeqGAN(OnPolicyAlgorithm):
         )
         self.batch_size, self.weights, self.baseline = batch_size, weights, baseline
         self.normalize, self.loss, self.kl_coef, self.mle_coef = normalize, loss, kl_coef, mle_coef
+        self.score_differences = score_differences
+        self.num_prefixes_scored = 0
+        """Prefixes that ``score_differences`` has had scored, besides what the environment counts."""
         self._device_argument = device
         self.reference: Generator | None = None
         self.real: Tensor | None = None
@@ -158,6 +167,10 @@ class SeqGAN(OnPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        if self.score_differences and self.env is not None and not self.env.has_attr("reward"):
+            raise ValueError(
+                "score_differences needs an environment with a `reward` that scores prefixes; leave it off"
+            )
         self.policy_kwargs = dict(self.policy_kwargs)  # the caller's own is left as it is
         if self.env is not None:
             if self._device_argument == "auto" and self.env.has_attr("device"):  # where the rollouts run
@@ -185,7 +198,12 @@ class SeqGAN(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
         can_hold, parts = env.has_attr("hold_finished"), []
-        if env.has_attr("has_penalty") and any(env.get_attr("has_penalty")) and "none" not in env.get_attr("shaping"):
+        has_penalty = env.has_attr("has_penalty") and any(env.get_attr("has_penalty"))
+        if has_penalty and self.score_differences:
+            raise ValueError(
+                "the reward's scores of prefixes do not hold the environment's penalty; leave score_differences off"
+            )
+        if has_penalty and "none" not in env.get_attr("shaping"):
             raise ValueError(
                 "action values of rollouts do not hold the environment's penalty; use kl_coef for a KL penalty, or "
                 'shaping="none"'
@@ -205,6 +223,8 @@ class SeqGAN(OnPolicyAlgorithm):
         self.batch = SequenceBatch(
             torch.cat(tokens), torch.cat(is_action), torch.cat(q), torch.cat(rewards), all(has_rollouts)
         )
+        if self.score_differences:
+            self.batch = self._paid_by_differences(self.batch)
         self.logger.record("agent/reward", float(self.batch.return_B.mean()))
         value_T = mean_per_position(self.batch.q_BT, self.batch.is_action_BT)
         for name, t in (("first", 0), ("middle", len(value_T) // 2), ("last", -1)):
@@ -212,6 +232,17 @@ class SeqGAN(OnPolicyAlgorithm):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _paid_by_differences(self, batch: SequenceBatch) -> SequenceBatch:
+        """The batch with R(Y_{1:t}) - R(Y_{1:t-1}) as the reward of every action; R is 0 before the first."""
+        assert self.env is not None
+        reward: Reward = self.env.get_attr("reward", indices=0)[0]
+        score_BT = reward.arrange(reward.score_prefixes(batch.tokens_BT, self.policy.num_actions))
+        score_BT = torch.where(batch.is_action_BT, score_BT, 0.0)
+        self.num_prefixes_scored += int(batch.is_action_BT.sum()) - len(score_BT)  # whole ones are the environment's
+        reward_BT = torch.where(batch.is_action_BT, score_BT - nn.functional.pad(score_BT, (1, -1)), 0.0)
+        q_BT = torch.where(batch.is_action_BT, reward_to_go(reward_BT), 0.0)
+        return replace(batch, reward_BT=reward_BT, q_BT=q_BT, has_rollouts=False)
 
     def _play_one_each(self, env: VecEnv, callback: BaseCallback) -> Played | None:
         """One sequence from every sub-environment: tokens, action marks, action values, rewards, and whether the values

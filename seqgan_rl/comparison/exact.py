@@ -109,7 +109,7 @@ class ExactJob:
                 f"{self.name} needs real data (reward {agent.reward!r}, mle_coef {agent.mle_coef:g}), which exact "
                 "tasks do not have; compare it on the others"
             )
-        if agent.options.get("score_differences"):
+        if agent.score_differences:
             raise InputError(f"{self.name}: score_differences scores prefixes, which an exact task's reward does not")
         if agent.batch_size > MAX_ENVS:
             raise InputError(f"{self.name}: agent.batch_size must be at most {MAX_ENVS:,}, got {agent.batch_size}")

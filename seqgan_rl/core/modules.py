@@ -33,11 +33,20 @@ def gradients_allowed() -> Iterator[None]:
         yield
 
 
-def adam(parameters: Iterable[nn.Parameter], **options: Any) -> torch.optim.AdamW:
-    """AdamW in one pass over the weights, where the device has that; without ``weight_decay`` it is Adam."""
+def adam(
+    parameters: Iterable[nn.Parameter], *, weight_decay: float = 0.0, spares_biases: bool = False, **options: Any
+) -> torch.optim.AdamW:
+    """AdamW in one pass over the weights, where the device has that; without ``weight_decay`` it is Adam. Where it
+    ``spares_biases``, only what has more than one dimension decays."""
     parameters = list(parameters)
     is_fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-    return torch.optim.AdamW(parameters, **{"weight_decay": 0.0, "fused": is_fused, **options})
+    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": weight_decay}]
+    if spares_biases and weight_decay:
+        groups = [
+            {"params": [weight for weight in parameters if weight.dim() > 1], "weight_decay": weight_decay},
+            {"params": [weight for weight in parameters if weight.dim() <= 1], "weight_decay": 0.0},
+        ]
+    return torch.optim.AdamW(groups, **{"fused": is_fused, **options})
 
 
 def check_device(name: str) -> None:

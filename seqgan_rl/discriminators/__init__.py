@@ -8,6 +8,7 @@ from seqgan_rl.discriminators.diagnostics import auc, calibration_error, mean_pe
 from seqgan_rl.discriminators.embedding import take_embedding
 from seqgan_rl.discriminators.ensemble import EnsembleDiscriminator
 from seqgan_rl.discriminators.gru import GRUDiscriminator
+from seqgan_rl.discriminators.likelihood_ratio import LikelihoodRatioDiscriminator
 from seqgan_rl.discriminators.training import DiscriminatorConfig, DiscriminatorTrainer, train_discriminator
 from seqgan_rl.discriminators.transformer import TransformerDiscriminator
 
@@ -20,6 +21,7 @@ __all__ = [
     "DiscriminatorTrainer",
     "EnsembleDiscriminator",
     "GRUDiscriminator",
+    "LikelihoodRatioDiscriminator",
     "TransformerDiscriminator",
     "auc",
     "calibration_error",

@@ -46,7 +46,16 @@ class Discriminator(nn.Module, ABC):
         if len(tokens_BT) == 0:
             return torch.empty(0, device=self.device)
         with evaluation_mode(self):
-            return torch.cat([self(part) for part in tokens_BT.split(ROWS_AT_ONCE)])
+            return torch.cat([self(part) for part in self.in_parts(tokens_BT)])
+
+    def score_prefixes(self, tokens_BT: Tensor) -> Tensor:
+        """Logits of all prefixes Y_{1:t} as if they were whole, float32, (B, T), in evaluation mode and without
+        gradients; what stands at PAD means nothing."""
+        return self.score(all_prefixes(tokens_BT, self.num_actions)).view(tokens_BT.shape)
+
+    def in_parts(self, tokens_BT: Tensor) -> tuple[Tensor, ...]:
+        """The rows, at most :data:`ROWS_AT_ONCE` together."""
+        return tokens_BT.split(ROWS_AT_ONCE)
 
     def features(self, tokens_BT: Tensor) -> Tensor:
         """What the logit is computed from, (B, F), before dropout; a reward may compare it (RankGAN)."""
@@ -72,6 +81,12 @@ class Discriminator(nn.Module, ABC):
         logits_B = self.read(embedded_BTE, tokens_BT)
         (gradient_BTE,) = torch.autograd.grad(logits_B.sum(), embedded_BTE, create_graph=True)
         return gradient_BTE.square().sum(dim=(1, 2)).mean()
+
+    def generative_loss(self, real_BT: Tensor, generated_BT: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What a network that models sequences is trained by in place of Eq. (5): a mean over the real sequences and
+        one over the generated ones, nats, differentiable scalars; and the logits of all of them, real ones first,
+        without gradients, (2B,). None, the default: Eq. (5)."""
+        return None
 
     def penalty(self) -> Tensor | float:
         """What is added to the cross-entropy of each minibatch (the paper's L2 term on the output layer)."""
@@ -143,6 +158,16 @@ class EncodingDiscriminator(Discriminator):
     def features(self, tokens_BT: Tensor) -> Tensor:
         """See :meth:`Discriminator.features`."""
         return self.encode(self.embed(tokens_BT), tokens_BT != self.num_actions)
+
+
+def all_prefixes(tokens_BT: Tensor, pad_id: int) -> Tensor:
+    """Y_{1:t} for every t, int64, (B T, T): prefix t of sequence b in row b T + t - 1, PAD behind it.
+
+    >>> all_prefixes(torch.tensor([[5, 6]]), 9).tolist()
+    [[5, 9], [5, 6]]
+    """
+    position_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+    return torch.where(position_T <= position_T[:, None], tokens_BT[:, None], pad_id).flatten(0, 1)
 
 
 def check_probabilities(**values: float) -> None:

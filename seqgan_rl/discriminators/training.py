@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqgan_rl.core import distributed
+from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.modules import adam, gradients_allowed
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.discriminators.base import Discriminator
@@ -91,7 +92,19 @@ class DiscriminatorTrainer:
             raise ValueError("the discriminator needs real sequences, got none")
         self.discriminator, self.real_BT = discriminator.eval(), real_BT.to(discriminator.device)
         self.config, self.rng = config, rng
-        self.optimizer = adam(discriminator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        models_sequences = type(discriminator).generative_loss is not Discriminator.generative_loss
+        for name in ("label_smoothing", "gradient_penalty"):
+            if models_sequences and getattr(config, name):
+                raise InputError(
+                    f"{name} is of training by cross-entropy, and {type(discriminator).__name__} is trained by the "
+                    "likelihood of its sequences; set it to 0"
+                )
+        self.optimizer = adam(
+            discriminator.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            spares_biases=models_sequences,  # they hold the words' frequencies
+        )
         self.minibatches = 0
         self.replay = Reservoir(config.replay_size)
         """Generated sequences of earlier calls of :meth:`train`; empty where ``replay_share`` is 0."""
@@ -101,8 +114,9 @@ class DiscriminatorTrainer:
         ``replay_share`` some of them are left out of each minibatch for sequences of earlier calls.
 
         Returns:
-            Means over all minibatches: loss (nats), accuracy on real and on generated sequences, gradient norm; with a
-            gradient penalty also the mean squared norm that it acts on.
+            Means over all minibatches: loss (the cross-entropy, also where something else is minimised; nats), accuracy
+            on real and on generated sequences, gradient norm; with a gradient penalty also the mean squared norm that
+            it acts on.
         """
         if len(fake_BT) == 0:
             return {}
@@ -135,14 +149,21 @@ class DiscriminatorTrainer:
         R, B = len(own_real_BT), len(own_real_BT) + len(own_fake_BT)
         # what this rank has of the whole minibatch: 1, where there is one process
         of_real, of_fake, of_all = R / len(real_BT), (B - R) / len(fake_BT), B / (len(real_BT) + len(fake_BT))
-        with distributed.drawn_whole(ranks, len(real_BT), len(fake_BT)):
-            logits_KB = self.discriminator.member_logits(torch.cat([own_real_BT, own_fake_BT]))
+        generative = self.discriminator.generative_loss(own_real_BT, own_fake_BT)
+        if generative is not None:
+            logits_KB = generative[2][None]
+        else:
+            with distributed.drawn_whole(ranks, len(real_BT), len(fake_BT)):
+                logits_KB = self.discriminator.member_logits(torch.cat([own_real_BT, own_fake_BT]))
         wanted_B = torch.cat([torch.full((R,), 1 - config.label_smoothing), torch.zeros(B - R)])
         wanted_KB = wanted_B.to(logits_KB.device).expand_as(logits_KB)
         cross_entropy = (
             functional.binary_cross_entropy_with_logits(logits_KB, wanted_KB) * of_all
         )  # Eq. (5), a sequence
-        loss = cross_entropy + of_all * self.discriminator.penalty()
+        if generative is None:
+            loss = cross_entropy + of_all * self.discriminator.penalty()
+        else:
+            loss = of_real * generative[0] + of_fake * generative[1]
         squared_norm = torch.zeros_like(cross_entropy)
         if config.gradient_penalty > 0:
             with distributed.drawn_whole(ranks, len(real_BT)):

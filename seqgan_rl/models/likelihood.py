@@ -92,17 +92,6 @@ def set_frequency_bias(generator: Generator, tokens_BT: Tensor) -> None:
     bias_A.copy_(count_A.log() - count_A.log().mean())
 
 
-def _optimizer(generator: Generator, config: LikelihoodConfig) -> torch.optim.Optimizer:
-    """Adam; with weight decay of everything that has more than one dimension."""
-    if config.weight_decay == 0:
-        return adam(generator.parameters(), lr=config.learning_rate)
-    matrices = [weight for weight in generator.parameters() if weight.dim() > 1]
-    optimizer = adam(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)
-    biases = [weight for weight in generator.parameters() if weight.dim() <= 1]
-    optimizer.add_param_group({"params": biases, "weight_decay": 0.0})
-    return optimizer
-
-
 class LikelihoodTrainer:
     """Fits a generator epoch by epoch; can be saved and continued between any two epochs.
 
@@ -129,7 +118,9 @@ class LikelihoodTrainer:
         self.train_BT, self.valid_BT = train_BT, valid_BT
         if config.frequency_bias:
             set_frequency_bias(generator, train_BT)
-        self.optimizer = _optimizer(generator, config)
+        self.optimizer = adam(
+            generator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, spares_biases=True
+        )
         self.epoch, self.done = 0, False
         self.minibatches = 0
         """Updates so far: what schedules go by."""

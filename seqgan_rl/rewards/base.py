@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from seqgan_rl.core.errors import InputError, NotFiniteError
-from seqgan_rl.discriminators.base import Discriminator
+from seqgan_rl.discriminators.base import Discriminator, all_prefixes
 from seqgan_rl.models.generator import Generator
 from seqgan_rl.models.oracle import Oracle
 
@@ -32,6 +32,12 @@ class Reward(ABC):
         Returns:
             reward_B: float32, (B,).
         """
+
+    def score_prefixes(self, tokens_BT: Tensor, pad_id: int) -> Tensor:
+        """:meth:`score` of all prefixes Y_{1:t} as if they were finished, float32, (B, T); what stands at PAD means
+        nothing."""
+        prefixes_RT = all_prefixes(tokens_BT, pad_id)
+        return self.score(prefixes_RT, (prefixes_RT != pad_id).sum(dim=1)).view(tokens_BT.shape)
 
     discriminator: Discriminator | None = None
     """The discriminator behind this reward, if there is one to be retrained."""

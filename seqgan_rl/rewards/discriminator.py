@@ -54,6 +54,10 @@ class DiscriminatorReward(Reward):
         """See :meth:`Reward.score`."""
         return FORMS[self.form](self.discriminator.score(tokens_BT))
 
+    def score_prefixes(self, tokens_BT: Tensor, pad_id: int) -> Tensor:
+        """See :meth:`Reward.score_prefixes`."""
+        return FORMS[self.form](self.discriminator.score_prefixes(tokens_BT))
+
 
 class MaliGANReward(DiscriminatorReward):
     """D/(1-D), divided by its mean over the batch: B times the weights r_D(x_i) / Σ_j r_D(x_j) of Che et al. 2017.

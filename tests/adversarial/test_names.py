@@ -30,6 +30,7 @@ from seqgan_rl.discriminators import (
     DiscriminatorTrainer,
     EnsembleDiscriminator,
     GRUDiscriminator,
+    LikelihoodRatioDiscriminator,
     TransformerDiscriminator,
     discriminators,
     take_embedding,
@@ -254,6 +255,11 @@ def test_likelihood_is_mixed_in_of_the_runs_training_sequences(tiny, tmp_path):
             {"hidden_dim": 5},
         ),
         ({"name": "transformer", "num_layers": 1, "num_heads": 2}, TransformerDiscriminator, {"num_layers": 1}),
+        (
+            {"name": "likelihood_ratio", "size": 1, "hidden_dim": 3},
+            LikelihoodRatioDiscriminator,
+            {"size": 1, "hidden_dim": 3},
+        ),
         ({"name": "ensemble", "member": "gru", "size": 2}, EnsembleDiscriminator, {"member": "gru", "size": 2}),
         ({"name": "ensemble", "member": "paper_cnn", "size": 2}, EnsembleDiscriminator, {"highway": "none"}),
     ],
@@ -278,6 +284,24 @@ def test_the_transformers_settings_reach_it():
         "tied": True,
     }
     assert "num_layers" not in GeneratorConfig().options
+
+
+def test_a_run_of_a_likelihood_ratio_resumes_to_the_same_bytes(tiny, tmp_path, monkeypatch):
+    """Paid by differences of scores, which count as evaluations; the control shuffled is paid by its own."""
+    config = tiny(
+        **{**SHORT, "controls": ["shuffled"]},
+        network={"name": "likelihood_ratio", "embedding_dim": 4, "hidden_dim": 4, "pretrained_embedding": True},
+        generator={"embedding_dim": 4, "hidden_dim": 4},
+        agent={"score_differences": True, "rollouts": False},
+    )
+    train(config, tmp_path / "whole", progress=False)
+    train_until(monkeypatch, SeqGAN, "train", 2, config, tmp_path / "run")
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "run", "generator", "discriminator")
+    rows = [row for row in numbers(tmp_path / "run") if "evaluations" in row]
+    assert {row["agent"] for row in rows} == {"seqgan", "shuffled"}
+    assert all(row["evaluations"] == row["tokens"] for row in rows), "T prefixes of each sequence of T tokens"
+    assert_documented(tmp_path / "run")
 
 
 def test_a_run_of_other_networks_resumes_to_the_same_bytes(tiny, tmp_path, monkeypatch):

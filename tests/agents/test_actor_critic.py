@@ -231,13 +231,16 @@ def test_score_differences_sum_to_the_reward() -> None:
     tokens_BT = torch.tensor([[1, 0, 1, 4], [1, 1, 2, 1], [4, 5, 5, 5]])
     is_action_BT = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1], [1, 0, 0, 0]]).bool()
     zero_BT = torch.zeros(3, 4)
-    found_BT = agent._prefix_score_differences(SequenceBatch(tokens_BT, is_action_BT, zero_BT, zero_BT))
+    paid = agent._paid_by_differences(SequenceBatch(tokens_BT, is_action_BT, zero_BT, zero_BT))
     expected_BT = torch.tensor([[0.9, -0.1, 0.9, -0.1], [0, 0, 1.7, 0.9], [-0.1, 0, 0, 0]])
-    torch.testing.assert_close(found_BT, expected_BT, rtol=0, atol=1e-6)
+    torch.testing.assert_close(paid.reward_BT, expected_BT, rtol=0, atol=1e-6)
+    to_go_BT = torch.tensor([[1.6, 0.7, 0.8, -0.1], [0, 0, 2.6, 0.9], [-0.1, 0, 0, 0]])
+    torch.testing.assert_close(paid.q_BT, to_go_BT, rtol=0, atol=1e-6)
+    assert not paid.has_rollouts, "what is to come is no baseline for the next step's"
     agent.learn(1)
     assert agent.batch is not None
-    paid_BT = agent._prefix_score_differences(agent.batch)
-    torch.testing.assert_close(paid_BT.sum(dim=1), agent.batch.return_B, rtol=0, atol=1e-5)
+    reward_B = count(agent.batch.tokens_BT, (agent.batch.tokens_BT != 5).sum(dim=1))
+    torch.testing.assert_close(agent.batch.return_B, reward_B, rtol=0, atol=1e-5)
 
 
 def test_a_penalty_that_score_differences_do_not_hold_is_refused() -> None:

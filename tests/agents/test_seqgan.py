@@ -15,12 +15,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from seqgan_rl import GeneratorPolicy, LSTMGenerator, Oracle, SeqGAN, make_sb3_env
+from seqgan_rl.agents.seqgan import SequenceBatch
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.envs.environment import ExactEnv
 from seqgan_rl.envs.exact import Evaluation, ExactTask
 from seqgan_rl.evaluation import Evaluator, TemperatureCurve
 from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer
 from seqgan_rl.rewards import ConstantReward, OracleLogRatio
+from seqgan_rl.rewards.base import FunctionReward
 from seqgan_rl.rewards.bleu import BLEUReward
 from seqgan_rl.rollout import action_values
 from seqgan_rl.sequences.padding import check_tokens, lengths_from_tokens
@@ -529,6 +531,35 @@ def test_with_bleu_as_reward_it_is_pg_bleu(shaping: str, small_text: str) -> Non
     held_out = float(reward(valid_NT, (valid_NT != agent.policy.num_actions).sum(dim=1)).mean())
     assert held_out > 3 * first
     assert last > held_out
+
+
+@pytest.mark.parametrize("variable_length", [False, True])
+def test_differences_of_scores_leave_the_exact_gradient(variable_length: bool) -> None:
+    """Over all sequences, each as often as it is played: Σ_Y π(Y) Σ_t (R(Y) - R(Y_{1:t-1})) ∇ log π(y_t | Y_{1:t-1}) is
+    ∇J by autograd, whatever the reward says of prefixes."""
+    options: dict[str, Any] = {"vocab_size": 3, "sequence_length": 4, "variable_length": variable_length}
+    agent = make_agent(vec_env("adapter", 2, shaping="none", **options), score_differences=True)
+    assert agent.env is not None
+    table_N = torch.rand(5000, generator=torch.Generator().manual_seed(0))
+    agent.env.env_method(
+        "set_reward", FunctionReward(lambda tokens_BT, _: table_N[(tokens_BT * 7 ** torch.arange(4)).sum(dim=1) % 5000])
+    )
+    tree = exact_task(**options).tree
+    tokens_NT, lengths_N = tree.sequences()
+    is_action_NT = torch.arange(4) < lengths_N[:, None]
+    zero_NT = torch.zeros(tokens_NT.shape)
+    paid = agent._paid_by_differences(SequenceBatch(tokens_NT, is_action_NT, zero_NT, zero_NT))
+    assert agent.num_prefixes_scored == int((lengths_N - 1).sum())
+    reward_N = table_N[(tokens_NT * 7 ** torch.arange(4)).sum(dim=1) % 5000]
+    torch.testing.assert_close(paid.return_B, reward_N)
+    generator = agent.policy.generator
+    logp_NT = generator.log_prob(tokens_NT)
+    probability_N = logp_NT.sum(dim=1).exp()
+    weights = list(generator.parameters())
+    expected = torch.autograd.grad(probability_N @ reward_N, weights, retain_graph=True)
+    found = torch.autograd.grad((probability_N.detach()[:, None] * paid.q_BT * logp_NT).sum(), weights)
+    for got, gradient in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_a_penalty_that_rollouts_do_not_hold_is_refused_with_the_fix() -> None:

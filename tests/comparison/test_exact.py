@@ -400,7 +400,7 @@ def test_an_agent_that_breaks_leaves_no_results(tmp_path):
         ({"agent": {"reward": "0.5*bleu + 0.5*logit"}}, "needs real data"),
         ({"agent": {"mle_coef": 0.1}}, "needs real data .*mle_coef 0.1"),
         ({"agent": {"batch_size": 10**9}}, "batch_size must be at most 65,536"),
-        ({"agent": {"algorithm": "actor_critic", "options": {"score_differences": True}}}, "scores prefixes"),
+        ({"agent": {"algorithm": "actor_critic", "score_differences": True}}, "scores prefixes"),
         ({"agent": {"algorithm": "pppo"}}, "did you mean 'ppo'"),
         ({"generator": {"hidden_dim": 0}}, "must be at least 1"),
         ({"colour": "red"}, "colour"),

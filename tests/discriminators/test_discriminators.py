@@ -136,7 +136,9 @@ def test_widths_above_T_are_left_out_with_their_filters() -> None:
 
 
 def test_config_rebuilds_the_discriminator_and_names_are_registered() -> None:
-    assert list(discriminators) == ["causal_gru", "ensemble", "gru", "paper_cnn", "small_cnn", "transformer"]
+    assert list(discriminators) == [
+        "causal_gru", "ensemble", "gru", "likelihood_ratio", "paper_cnn", "small_cnn", "transformer"
+    ]  # fmt: skip
     for name in ("paper_cnn", "small_cnn"):
         network = discriminators[name](A, T)
         twin = CNNDiscriminator(**network.config)
