@@ -169,9 +169,9 @@ def test_another_generator_is_refused_and_nothing_changed(generator: Any) -> Non
 def test_what_it_does_not_have_is_refused() -> None:
     with pytest.raises(ValueError, match="size must be at least 1 model of real sequences, got 0"):
         LikelihoodRatioDiscriminator(A, T, size=0)
-    for options, words in (
-        ({"label_smoothing": 0.1}, "label_smoothing is of training by cross-entropy"),
-        ({"gradient_penalty": 0.1}, "gradient_penalty is of training by cross-entropy"),
+    for config, name in (
+        (DiscriminatorConfig(label_smoothing=0.1), "label_smoothing"),
+        (DiscriminatorConfig(gradient_penalty=0.1), "gradient_penalty"),
     ):
-        with pytest.raises(InputError, match=words):
-            DiscriminatorTrainer(make(), some_tokens(4), DiscriminatorConfig(**options), np.random.default_rng(0))
+        with pytest.raises(InputError, match=f"{name} is of training by cross-entropy"):
+            DiscriminatorTrainer(make(), some_tokens(4), config, np.random.default_rng(0))
