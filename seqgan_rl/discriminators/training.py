@@ -31,6 +31,9 @@ class DiscriminatorConfig:
 
     learning_rate: float = 1e-3
     """Adam's step size (AdamW where weight_decay > 0)."""
+    decay_to: float = 1.0
+    """The step size falls in a straight line over the first pretrain_minibatches to this share of it, and stays there; 1
+    leaves it as it is."""
     weight_decay: float = 0.1
     """AdamW's decoupled weight decay."""
     batch_size: int = 64
@@ -61,6 +64,8 @@ class DiscriminatorConfig:
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 < self.decay_to <= 1:
+            raise ValueError(f"decay_to must lie in (0, 1], got {self.decay_to}")
         for name in ("batch_size", "check_every", "epochs_per_draw", "replay_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -169,6 +174,10 @@ class DiscriminatorTrainer:
             with distributed.drawn_whole(ranks, len(real_BT)):
                 squared_norm = of_real * self.discriminator.squared_gradient(own_real_BT)
             loss = loss + config.gradient_penalty / 2 * squared_norm  # Mescheder et al. 2018, Eq. (9)
+        if config.decay_to < 1:
+            share_done = min(1.0, self.minibatches / max(1, config.pretrain_minibatches))
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.learning_rate * (1 - (1 - config.decay_to) * share_done)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [p.grad for p in self.discriminator.parameters() if p.grad is not None]

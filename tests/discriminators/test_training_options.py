@@ -254,3 +254,15 @@ def test_profile_and_spread_read_actions_alone() -> None:
     assert figures["advantage_p5"] == pytest.approx(np.percentile(values, 5))
     assert figures["advantage_p95"] == pytest.approx(np.percentile(values, 95))
     assert math.isnan(spread(value_NT, torch.zeros_like(is_action_NT))["advantage_std"])
+
+
+def test_the_step_size_falls_in_a_line_over_pretraining_and_stays() -> None:
+    trainer = make_trainer(DiscriminatorConfig(learning_rate=0.1, decay_to=0.2, pretrain_minibatches=4, batch_size=4))
+    rates = []
+    for _ in range(6):
+        trainer.train(some_tokens(4))
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02, 0.02])
+    for share in (0.0, 1.1):
+        with pytest.raises(ValueError, match=r"decay_to must lie in \(0, 1\], got"):
+            DiscriminatorConfig(decay_to=share)
