@@ -32,8 +32,8 @@ class DiscriminatorConfig:
     learning_rate: float = 1e-3
     """Adam's step size (AdamW where weight_decay > 0)."""
     decay_to: float = 1.0
-    """The step size falls in a straight line over the first pretrain_minibatches to this share of it, and stays there; 1
-    leaves it as it is."""
+    """The step size falls in a straight line over the first pretrain_minibatches to this share of it, and stays there;
+    1 leaves it as it is."""
     weight_decay: float = 0.1
     """AdamW's decoupled weight decay."""
     batch_size: int = 64
