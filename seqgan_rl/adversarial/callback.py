@@ -228,6 +228,8 @@ class AdversarialCallback(BaseCallback):
     def _retrain(self) -> None:
         """The discriminator's minibatches of one round, and what follows from new weights."""
         assert self.adversary is not None
+        if self._draws_fresh and self.generator is not None:
+            self.adversary.trainer.discriminator.follow(self.generator)
         record = self.adversary.retrain(self._fresh if self._draws_fresh else None)
         for name, value in record.items():
             self.logger.record(f"discriminator/{name}", value)

@@ -161,7 +161,7 @@ class NetworkConfig:
     """Numbers per word of small_cnn, gru, causal_gru, likelihood_ratio and transformer (its width)."""
     pretrained_embedding: bool = False
     """Begin with the MLE's embedding of the words, rescaled, instead of random numbers; embedding_dim must be the
-    generator's. likelihood_ratio: the model of generated sequences begins as the MLE."""
+    generator's. likelihood_ratio: the MLE's output bias, the frequencies of the words, instead."""
     pool: Literal["max", "sum"] = "max"
     """Over positions, of small_cnn."""
     dropout: float = 0.25

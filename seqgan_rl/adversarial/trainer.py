@@ -312,6 +312,7 @@ class Run(Session):
         trainer = self._new_trainer()
         if self.config.network.pretrained_embedding and state is None:
             take_embedding(trainer.discriminator, generator)
+        trainer.discriminator.follow(generator)
         rng = stream(self.config.seed, "discriminator fake")
         best: dict[str, Any] = {"loss": float("inf"), "waited": 0, "trainer": None}
         if state is not None:

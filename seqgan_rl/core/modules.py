@@ -34,17 +34,21 @@ def gradients_allowed() -> Iterator[None]:
 
 
 def adam(
-    parameters: Iterable[nn.Parameter], *, weight_decay: float = 0.0, spares_biases: bool = False, **options: Any
+    parameters: Iterable[nn.Parameter],
+    *,
+    weight_decay: float = 0.0,
+    spared: Iterable[nn.Parameter] = (),
+    **options: Any,
 ) -> torch.optim.AdamW:
-    """AdamW in one pass over the weights, where the device has that; without ``weight_decay`` it is Adam. Where it
-    ``spares_biases``, only what has more than one dimension decays."""
+    """AdamW in one pass over the weights, where the device has that; without ``weight_decay`` it is Adam. Of those that
+    are ``spared`` nothing is taken away."""
     parameters = list(parameters)
     is_fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": weight_decay}]
-    if spares_biases and weight_decay:
+    if weight_decay and (ids := {id(weight) for weight in spared}):
         groups = [
-            {"params": [weight for weight in parameters if weight.dim() > 1], "weight_decay": weight_decay},
-            {"params": [weight for weight in parameters if weight.dim() <= 1], "weight_decay": 0.0},
+            {"params": [weight for weight in parameters if id(weight) not in ids], "weight_decay": weight_decay},
+            {"params": [weight for weight in parameters if id(weight) in ids], "weight_decay": 0.0},
         ]
     return torch.optim.AdamW(groups, **{"fused": is_fused, **options})
 

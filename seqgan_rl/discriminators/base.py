@@ -14,6 +14,7 @@ from torch.nn import functional
 from seqgan_rl.core.modules import evaluation_mode
 from seqgan_rl.core.registry import Registry
 from seqgan_rl.discriminators.spectral import SpectralLinear
+from seqgan_rl.models.generator import Generator
 
 ROWS_AT_ONCE = 1024
 """Sequences scored together."""
@@ -87,6 +88,14 @@ class Discriminator(nn.Module, ABC):
         one over the generated ones, nats, differentiable scalars; and the logits of all of them, real ones first,
         without gradients, (2B,). None, the default: Eq. (5)."""
         return None
+
+    def follow(self, generator: Generator) -> None:
+        """Told the generator whose sequences it is to judge, as it is now, before it is trained against them; where
+        the agent has none, it is not. Nothing, unless a network makes use of it."""
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Weights that weight decay spares; none by default."""
+        return []
 
     def penalty(self) -> Tensor | float:
         """What is added to the cross-entropy of each minibatch (the paper's L2 term on the output layer)."""

@@ -19,8 +19,8 @@ def take_embedding(discriminator: Discriminator, generator: Generator) -> None:
 
     The table is rescaled to the standard deviation that the discriminator's own initial values have, so that what
     differs is where the words lie to each other. EOS, which no generator reads, and PAD keep their initial rows.
-    In a likelihood ratio the model of generated sequences becomes a copy of the generator, which it is to describe, and
-    those of real ones take over its output bias, the frequencies of the words.
+    The models of real sequences of a likelihood ratio take over the generator's output bias, which holds the
+    frequencies of the words, and nothing else: they are to differ.
 
     Args:
         discriminator: changed in place; with a parameter ``embedding``, one row an action and perhaps one for PAD.
@@ -30,7 +30,7 @@ def take_embedding(discriminator: Discriminator, generator: Generator) -> None:
         InputError: where one of them has no such table, or their widths differ; nothing is changed then.
     """
     if isinstance(discriminator, LikelihoodRatioDiscriminator):
-        return _take_model(discriminator, generator)
+        return _take_output_bias(discriminator, generator)
     networks = discriminator.members if isinstance(discriminator, EnsembleDiscriminator) else [discriminator]
     source_VE = _words(generator, generator, "generator")
     tables = [_words(network, generator, "discriminator") for network in networks]
@@ -46,17 +46,15 @@ def take_embedding(discriminator: Discriminator, generator: Generator) -> None:
         table_VE.copy_(source_VE * (own / given.clamp_min(torch.finfo(given.dtype).tiny)))
 
 
-def _take_model(discriminator: LikelihoodRatioDiscriminator, generator: Generator) -> None:
-    weights, own = generator.state_dict(), discriminator.generated.state_dict()
-    if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in own.items()}:
+def _take_output_bias(discriminator: LikelihoodRatioDiscriminator, generator: Generator) -> None:
+    bias_A = getattr(generator, "output_bias", None)
+    if not isinstance(bias_A, Tensor) or len(bias_A) != discriminator.num_actions:
         raise InputError(
-            "pretrained_embedding: a likelihood_ratio begins as a generator 'lstm' of its own sizes, which this "
-            f"{type(generator).__name__} is not; give network and generator the same embedding_dim and hidden_dim, and "
-            "leave start_from_word_0 off, or turn network.pretrained_embedding off"
+            "pretrained_embedding: a likelihood_ratio takes the generator's `output_bias`, a number an action, which "
+            f"{type(generator).__name__} has not; turn network.pretrained_embedding off"
         )
-    discriminator.generated.load_state_dict(weights)
     for model in discriminator.models_of_real:
-        model.output_bias.copy_(discriminator.generated.output_bias)
+        model.output_bias.copy_(bias_A)
 
 
 def _words(network: nn.Module, generator: Generator, kind: str) -> Tensor:

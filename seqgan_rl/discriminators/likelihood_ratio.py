@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from seqgan_rl.core.modules import evaluation_mode
 from seqgan_rl.discriminators.base import Discriminator, discriminators
-from seqgan_rl.models.generator import LSTMGenerator
+from seqgan_rl.models.generator import Generator, LSTMGenerator
 
 
 @discriminators.register("likelihood_ratio")
 class LikelihoodRatioDiscriminator(Discriminator):
     """logit(Y) = Σ_t log p(y_t | Y_{1:t-1}) - log q(y_t | Y_{1:t-1}): p is fitted to real, q to generated sequences.
 
-    p is the mean, token by token, of K models that differ in their initial weights and are each trained alone. Neither
-    is trained by Eq. (5): see :meth:`generative_loss`.
+    p is the mean, token by token, of K models that differ in their initial weights and are each trained alone. q is the
+    agent's generator itself, a copy renewed before each retraining, where that is an LSTM of the same sizes; else it is
+    fitted too. Nothing is trained by Eq. (5): see :meth:`generative_loss`.
 
     Args:
         num_actions, sequence_length: the task, see :class:`Discriminator`. EOS is a word like any other here.
@@ -42,12 +43,16 @@ class LikelihoodRatioDiscriminator(Discriminator):
 
         self.real = nn.ModuleList([model() for _ in range(size)])
         self.generated = model()
+        self.register_buffer("is_following", torch.tensor(False))
 
     def log_ratios(self, tokens_BT: Tensor) -> Tensor:
         """log p - log q of every token given its prefix, nats, float32, (B, T), 0 at PAD. Differentiable."""
         return _log_mean([model.log_prob(tokens_BT) for model in self.models_of_real]) - self.generated.log_prob(
             tokens_BT
         )
+
+    is_following: Tensor
+    """Whether q is the generator; bool, ()."""
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """See :meth:`Discriminator.forward`."""
@@ -61,14 +66,29 @@ class LikelihoodRatioDiscriminator(Discriminator):
 
     def generative_loss(self, real_BT: Tensor, generated_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See :meth:`Discriminator.generative_loss`: Σ_t of the negative log-likelihoods over T, each model's of its
-        own sequences, a mean over sequences and models."""
+        own sequences, a mean over sequences and models; that of q is constant where it is the generator."""
         models = self.models_of_real
         nll_K, logp_KBT = zip(*(_mean_nll(model, real_BT) for model in models), strict=True)
-        nll, logq_BT = _mean_nll(self.generated, generated_BT)
+        with torch.set_grad_enabled(not self.is_following):
+            nll, logq_BT = _mean_nll(self.generated, generated_BT)
         with torch.no_grad():
             real_B = (_log_mean(logp_KBT) - self.generated.log_prob(real_BT)).sum(dim=1)
             generated_B = (_log_mean([m.log_prob(generated_BT) for m in models]) - logq_BT).sum(dim=1)
         return torch.stack(nll_K).mean(), nll, torch.cat([real_B, generated_B])
+
+    @torch.no_grad()
+    def follow(self, generator: Generator) -> None:
+        """See :meth:`Discriminator.follow`: q becomes a copy of the generator, if it is of q's kind and sizes. Words
+        that are never sampled have their share in it all the same, as they have in p."""
+        weights, own = generator.state_dict(), self.generated.state_dict()
+        if {name: w.shape for name, w in weights.items()} == {name: w.shape for name, w in own.items()}:
+            self.generated.load_state_dict(weights)
+            self.is_following.fill_(True)
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """See :meth:`Discriminator.undecayed`: biases, which hold the words' frequencies, and q, which is to be no
+        smoother than the generator is."""
+        return [*self.generated.parameters(), *(weight for weight in self.real.parameters() if weight.dim() <= 1)]
 
     def features(self, tokens_BT: Tensor) -> Tensor:
         """See :meth:`Discriminator.features`: the mean state of every model over the tokens, (B, (K + 1) H)."""

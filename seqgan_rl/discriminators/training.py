@@ -108,7 +108,7 @@ class DiscriminatorTrainer:
             discriminator.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
-            spares_biases=models_sequences,  # they hold the words' frequencies
+            spared=discriminator.undecayed(),
         )
         self.minibatches = 0
         self.replay = Reservoir(config.replay_size)

@@ -119,7 +119,10 @@ class LikelihoodTrainer:
         if config.frequency_bias:
             set_frequency_bias(generator, train_BT)
         self.optimizer = adam(
-            generator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, spares_biases=True
+            generator.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            spared=[weight for weight in generator.parameters() if weight.dim() <= 1],
         )
         self.epoch, self.done = 0, False
         self.minibatches = 0

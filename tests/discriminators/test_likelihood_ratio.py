@@ -86,7 +86,7 @@ def test_each_model_is_trained_by_the_likelihood_of_its_own_sequences() -> None:
     assert record["loss"] == pytest.approx(float(loss), abs=1e-6), "what is logged is Eq. (5)"
 
 
-def test_weight_decay_spares_the_biases() -> None:
+def test_weight_decay_spares_the_biases_and_the_model_of_generated_sequences() -> None:
     network = make(spread=1.0)
     trainer = DiscriminatorTrainer(
         network, some_tokens(8), DiscriminatorConfig(learning_rate=1e-30, weight_decay=0.5e30), np.random.default_rng(0)
@@ -94,7 +94,8 @@ def test_weight_decay_spares_the_biases() -> None:
     before = copy.deepcopy(network.state_dict())
     trainer.train(some_tokens(8, seed=3))
     for name, weight in network.state_dict().items():
-        torch.testing.assert_close(weight, before[name] * (0.5 if weight.dim() > 1 else 1.0), msg=name)
+        decays = name.startswith("real") and weight.dim() > 1
+        torch.testing.assert_close(weight, before[name] * 0.5 if decays else before[name], msg=name)
 
 
 def test_from_few_sequences_it_tells_apart_what_can_be_told() -> None:
@@ -133,37 +134,55 @@ def test_it_resumes_to_the_same_bits() -> None:
         assert torch.equal(second.discriminator.state_dict()[name], weight), name
 
 
-def test_it_begins_with_the_generator_as_the_model_of_generated_sequences() -> None:
-    """Against that generator the ratio is p alone, and words are as frequent in p as in the generator."""
-    network = make()
+def mle_of(**options: Any) -> LSTMGenerator:
     with torch_seeded(np.random.default_rng(3)):
-        mle = LSTMGenerator(A, T, True, embedding_dim=4, hidden_dim=5, init_std=0.5)
+        return LSTMGenerator(A, T, True, **{"embedding_dim": 4, "hidden_dim": 5, "init_std": 0.5} | options)
+
+
+def test_it_follows_a_generator_of_its_sizes_exactly() -> None:
+    """q is then that generator, whatever it is trained on; p is trained as ever."""
+    network, mle, tokens_BT = make(spread=1.0), mle_of(), some_tokens(6)
+    network.follow(mle)
     before = copy.deepcopy(network.state_dict())
-    take_embedding(network, mle)
-    tokens_BT = some_tokens(6)
+    config = DiscriminatorConfig(learning_rate=0.05, weight_decay=0.3)
+    DiscriminatorTrainer(network, some_tokens(16), config, np.random.default_rng(0)).train(some_tokens(16, seed=3))
+    for name, weight in network.state_dict().items():
+        assert torch.equal(weight, before[name]) == (not name.startswith("real")), name
     assert torch.equal(network.generated.log_prob(tokens_BT), mle.log_prob(tokens_BT))
-    for name, weight in network.real.state_dict().items():
-        expected = mle.output_bias if name.endswith("output_bias") else before[f"real.{name}"]
-        assert torch.equal(weight, expected), name
-    network.generated.output_bias.data.add_(1)
-    assert not torch.equal(network.generated.output_bias, mle.output_bias), "a copy"
+    twin = make(1)
+    twin.load_state_dict(network.state_dict())
+    assert twin.is_following, "a checkpoint knows"
+    mle.output_bias.data.add_(torch.arange(A))
+    assert not torch.equal(network.generated.log_prob(tokens_BT), mle.log_prob(tokens_BT)), "a copy"
+    network.follow(mle)
+    assert torch.equal(network.generated.log_prob(tokens_BT), mle.log_prob(tokens_BT))
 
 
 @pytest.mark.parametrize(
     "generator",
-    [
-        LSTMGenerator(A, T, embedding_dim=4, hidden_dim=6),
-        LSTMGenerator(A, T, embedding_dim=4, hidden_dim=5, start_token=0),
-        TransformerGenerator(A, T, hidden_dim=4),
-    ],
+    [mle_of(hidden_dim=6), mle_of(start_token=0), TransformerGenerator(A, T, hidden_dim=4)],
     ids=["other size", "start token", "transformer"],
 )
-def test_another_generator_is_refused_and_nothing_changed(generator: Any) -> None:
-    network = make()
+def test_another_generator_is_learned_from_its_sequences(generator: Any) -> None:
+    network = make(spread=1.0)
+    network.follow(generator)
+    before = copy.deepcopy(network.generated.state_dict())
+    DiscriminatorTrainer(network, some_tokens(8), DiscriminatorConfig(), np.random.default_rng(0)).train(some_tokens(8))
+    assert not any(torch.equal(weight, before[name]) for name, weight in network.generated.state_dict().items())
+
+
+def test_words_are_as_frequent_in_p_as_in_the_mle_from_the_start() -> None:
+    network, mle = make(), mle_of()
     before = copy.deepcopy(network.state_dict())
-    with pytest.raises(InputError, match="pretrained_embedding: a likelihood_ratio begins as a generator 'lstm'"):
-        take_embedding(network, generator)
-    assert all(torch.equal(weight, before[name]) for name, weight in network.state_dict().items())
+    take_embedding(network, mle)
+    for name, weight in network.state_dict().items():
+        is_taken = name.startswith("real") and name.endswith("output_bias")
+        assert torch.equal(weight, mle.output_bias if is_taken else before[name]), name
+    mle.output_bias = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(
+        InputError, match="pretrained_embedding: a likelihood_ratio takes the generator's `output_bias`"
+    ):
+        take_embedding(network, mle)
 
 
 def test_what_it_does_not_have_is_refused() -> None:
