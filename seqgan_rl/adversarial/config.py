@@ -63,7 +63,8 @@ class DataConfig:
 
     corpus: str | None = None
     """A UTF-8 text file with one sequence a line; a file of ids or poems, a MIDI file or a folder of them (see level);
-    "hf:NAME[:CONFIG][#COLUMN]", a data set of the Hugging Face Hub; or "proverbs" (built in). None: the oracle's."""
+    "hf:NAME[:CONFIG][#COLUMN]", a data set of the Hugging Face Hub; a folder that Corpus.to_files wrote, as corpus/ of
+    a run; or "proverbs" (built in). None: the oracle's."""
     oracle: str = "0"
     """The oracle of the synthetic task: a seed, or an .npz file of the published form."""
     vocab_size: int = 5000

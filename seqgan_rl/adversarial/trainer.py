@@ -50,6 +50,8 @@ from seqgan_rl.rewards import Reward, ShuffledReward, check_batch, rewards
 from seqgan_rl.rewards.base import RewardParts, as_reward
 from seqgan_rl.rewards.controls import ConstantReward
 
+logger = logging.getLogger(__name__)
+
 CONTINUED_EPOCHS = 20
 """Epochs of the control "mle_continued": several times the sequences that the agent plays."""
 
@@ -136,6 +138,8 @@ def opened(
     with folder.locked(), _compiling(config.compile):
         if not has_data:
             data.save(folder)
+            for line in data.corpus.report:
+                logger.info("corpus: %s", line)
         if pretrained is not None:
             pretrained.copy_to(folder)
         ranks = distributed.ranks()

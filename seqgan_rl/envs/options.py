@@ -286,8 +286,8 @@ class CorpusOptions(EnvOptions):
     """Arguments of ``SeqGAN/Corpus-v0``."""
 
     corpus: Any = "proverbs"
-    """A built-in corpus's name; a file, a folder of MIDI files or "hf:NAME", read as ``level`` says; or a
-    :class:`Corpus`."""
+    """A built-in corpus's name; a file, a folder of MIDI files or "hf:NAME", read as ``level`` says; a folder that
+    ``Corpus.to_files`` wrote; or a :class:`Corpus`."""
     level: str = "word"
     """"word", "char", "bpe", "integer", "quatrain", "quatrain-marks", "pitch" or "pitch-rests"; see docs/corpora.md."""
     sequence_length: int | None = None

@@ -19,6 +19,8 @@ SPLIT_NAMES = {"train": ("train",), "valid": ("validation", "valid", "val", "dev
 """What data sets call our splits."""
 
 _ROWS = 1_000
+_FIRST_ROWS = 32
+"""So many tell which column holds text: some data sets have images beside it."""
 
 
 def from_hub(
@@ -44,8 +46,13 @@ def from_hub(
     checked = TextOptions.of(options)
     if isinstance(dataset, str):
         found, label = _load(dataset, config, revision), dataset
-    else:
+    elif isinstance(dataset, Mapping):
         found, label = dataset, "data set"
+    else:
+        raise InputError(
+            f"dataset: expected a name, or splits by name as a DatasetDict has, got {type(dataset).__name__}; "
+            'give one split as {"train": dataset}'
+        )
     sources = {}
     for split in SPLITS:
         theirs = next((known for known in SPLIT_NAMES[split] if known in found), None)
@@ -105,13 +112,17 @@ def _texts(rows: Any, column: str) -> Iterable[Any]:
 
 
 def _column(rows: Any, column: str | None, where: str) -> str:
-    """The column that is asked for, or "text", or the only one whose first value is a string."""
+    """The column that is asked for, or "text", or the only one whose first values, missing ones apart, are strings."""
     names = [str(name) for name in rows.column_names]
     if column is None:
-        first: Mapping[str, Any] = next(iter(rows.select_columns(names).iter(batch_size=1)), {})
-        strings = [name for name in names if name in first and isinstance(first[name][0], str)]
+        first: Mapping[str, Any] = next(iter(rows.select_columns(names).iter(batch_size=_FIRST_ROWS)), {})
+        strings = [name for name in names if isinstance(_first_value(first.get(name, ())), str)]
         column = "text" if "text" in names else strings[0] if len(strings) == 1 else None
     if column not in names:
-        got = "more than one" if column is None else f"no {column!r}"
+        got = f"no {column!r}" if column is not None else "more than one" if strings else "none"
         raise InputError(f"{where}: expected one column of text, got {got} among {', '.join(names)[:200]}; name column")
     return column
+
+
+def _first_value(values: Iterable[Any]) -> Any:
+    return next((value for value in values if value is not None), None)

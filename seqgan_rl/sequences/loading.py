@@ -5,6 +5,7 @@ A command line and an environment name their data by two words, a source and a l
     integer           a file of ids
     quatrain          a file of poems, marks dropped; ``quatrain-marks`` keeps them
     pitch             a MIDI file or a folder of them: the paper's keys every 0.4 s; ``pitch-rests`` has rests as tokens
+A folder that `Corpus.to_files` wrote, ``corpus/`` of a run among them, is a source too, and comes back as it was.
 """
 
 import os
@@ -15,6 +16,7 @@ from seqgan_rl.core.registry import did_you_mean
 from seqgan_rl.sequences.corpus import Corpus
 from seqgan_rl.sequences.hub import from_hub
 from seqgan_rl.sequences.lines import TextOptions
+from seqgan_rl.sequences.midi import NUM_KEYS
 from seqgan_rl.sequences.music import SUFFIXES, melodies
 from seqgan_rl.sequences.poems import quatrains
 
@@ -22,6 +24,12 @@ CorpusLevel = Literal["word", "char", "bpe", "integer", "quatrain", "quatrain-ma
 """How a corpus can be read; beyond the levels of a `Vocabulary` there are forms of files."""
 
 HUB = "hf:"
+
+_UNIT: dict[str, str] = {
+    **{"integer": "word", "pitch": "word", "pitch-rests": "word"},
+    **{"quatrain": "char", "quatrain-marks": "char"},
+}
+"""Level of the vocabulary of what is read at a level, where it has another name."""
 
 _NOT_FOR: dict[str, tuple[str, ...]] = {
     "integer": ("min_count", "lowercase"),
@@ -43,7 +51,8 @@ def load_corpus(
     """A corpus from what a command line can say.
 
     Args:
-        source: a file, a folder of MIDI files (level "pitch"), or ``hf:NAME[:CONFIG][#COLUMN]``.
+        source: a file, a folder of MIDI files (level "pitch"), ``hf:NAME[:CONFIG][#COLUMN]``, or a folder that
+            `Corpus.to_files` wrote, which is made already and takes no other options (the seed is without effect).
         level: one of `CorpusLevel`.
         test: a file whose lines are the test split.
         drop_longer: drop sequences longer than T instead of refusing them; for "quatrain" and "pitch" also poems of
@@ -55,10 +64,12 @@ def load_corpus(
         known = list(get_args(CorpusLevel))
         raise InputError(f"level must be one of {', '.join(known)}, got {level!r}{did_you_mean(str(level), known)}")
     given = _given(options, test)
+    path = os.fspath(source)
+    if os.path.isfile(os.path.join(path, "corpus.json")):
+        return _saved(path, level, {**given, "drop_longer": drop_longer or None})
     wrong = [option for option in _NOT_FOR.get(level, ()) if option in given]
     if wrong:
         raise InputError(f"{', '.join(wrong)}: not for level {level!r}; leave it out")
-    path = os.fspath(source)
     if path.startswith(HUB) and not os.path.exists(path):
         return _hub(path, level, {**given, "drop_longer": drop_longer})
     if level in ("pitch", "pitch-rests"):
@@ -86,6 +97,27 @@ def _given(options: dict[str, Any], test: str | os.PathLike[str] | None) -> dict
             raise TypeError(f"unexpected option {option!r}{did_you_mean(option, known)}; known are {', '.join(known)}")
     given = {option: value for option, value in options.items() if value is not None and value != defaults[option]}
     return given if test is None else {**given, "test": test}
+
+
+def _saved(path: str, level: str, options: dict[str, Any]) -> Corpus:
+    """What `Corpus.to_files` wrote; InputError for options, since it has been made with its own."""
+    corpus = Corpus.from_files(path)
+    own = {"sequence_length": corpus.sequence_length, "seed": options.get("seed")}  # no seed: its splits are made
+    wrong = [option for option, value in options.items() if value is not None and value != own.get(option)]
+    if wrong:
+        made = f"it is made already, with sequence_length={corpus.sequence_length}"
+        raise InputError(f"corpus folder {path!r}: {', '.join(wrong)}: {made}; leave it out")
+    vocabulary = corpus.vocabulary
+    num_ids = {"integer": vocabulary.vocab_size, "pitch": NUM_KEYS, "pitch-rests": NUM_KEYS + 1}.get(level)
+    fits = vocabulary.level == _UNIT.get(level, level) and (
+        num_ids is None or vocabulary.words == tuple(map(str, range(num_ids)))
+    )
+    if level != "word" and not fits:
+        raise InputError(
+            f"corpus folder {path!r}: level {level!r} does not fit it: it has {vocabulary.vocab_size:,} words of level "
+            f"{vocabulary.level!r}; leave level out"
+        )
+    return corpus
 
 
 def _hub(source: str, level: str, options: dict[str, Any]) -> Corpus:

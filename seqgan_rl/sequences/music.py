@@ -6,6 +6,7 @@ Word ids are keys, as `seqgan_rl.evaluation.music` scores them. Letters: T keys 
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def melodies(
             and reported. The paper's 32 by default.
         valid_fraction: share of the files that are held out for validation; 0 for none.
         test_fraction: share of the files that are held out for testing; 0 for none.
-        seed: which files are held out. A window that also stands in an earlier split is dropped from the later one.
+        seed: which files are held out; windows, where there are fewer files than splits. A window that also stands in
+            an earlier split is dropped from the later one.
         drop_bad: leave out and report files that cannot be read or have notes outside of the piano, instead of
             refusing them all.
         name: what to call the corpus; by default that of the file or folder.
@@ -67,13 +69,26 @@ def melodies(
         report.append(f"{left}, {count_text(num_short, 'whole tune')} among them" if num_short else left)
     if not windows_of:
         raise InputError(f"{label}: no tune has {sequence_length} keys; lower --sequence-length or step_seconds")
-    held_out = hold_out(windows_of, valid_fraction, test_fraction, seed, label, "file")
-    splits = [[windows_of[file] for file in windows_of if held_out.get(file, "train") == split] for split in SPLITS]
+    too_few = len(windows_of) < 1 + (valid_fraction > 0) + (test_fraction > 0)
+    parts = _windows_apart(windows_of, report) if too_few else windows_of
+    held_out = hold_out(parts, valid_fraction, test_fraction, seed, label, "window" if too_few else "file")
+    splits = [[parts[part] for part in parts if held_out.get(part, "train") == split] for split in SPLITS]
     empty = np.empty((0, sequence_length), dtype=np.int64)
     train, valid, test = (np.concatenate([empty, *windows]) for windows in splits)
     name = default_name if name is None else name
     corpus = Corpus.from_arrays(train, valid, test, vocab_size=rule.vocab_size, name=name)
     return replace(corpus, report=(*report, *corpus.report))
+
+
+def _windows_apart(windows_of: dict[str, NDArray[np.int64]], report: list[str]) -> dict[str, NDArray[np.int64]]:
+    """Windows by what they hold, copies together: where there are too few tunes, each can fall in another split."""
+    report.append(
+        f"windows held out in place of whole tunes, of which there are {len(windows_of)}: the splits share their pieces"
+    )
+    copies: dict[str, list[NDArray[np.int64]]] = {}
+    for window in chain.from_iterable(windows_of.values()):
+        copies.setdefault(" ".join(map(str, window)), []).append(window)
+    return {keys: np.stack(windows) for keys, windows in copies.items()}
 
 
 def _melody_options(options: dict[str, Any]) -> MelodyOptions:

@@ -6,6 +6,7 @@ last word and is scored like any other. With variable length EOS is V. PAD is th
 
 import hashlib
 import json
+import re
 import reprlib
 import unicodedata
 from array import array
@@ -28,6 +29,14 @@ from seqgan_rl.sequences.byte_pairs import (
 )
 
 Level = Literal["word", "char", "bpe"]
+
+_SIGN = re.compile(
+    "[\U0001f1e6-\U0001f1ff]{2}"  # a flag, which is two letters
+    "|.(?:[\u0300-\u036f\u20d0-\u20ff\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"  # marks, skins, tags
+    "|\u200d[\u2190-\u2bff\U0001f000-\U0001faff])*",  # and what a joiner adds
+    re.DOTALL,
+)
+"""What is seen as one sign: a character with the marks on it, or an emoji of several characters."""
 
 UNK = "<unk>"
 """The word that stands for every unit outside the vocabulary."""
@@ -286,8 +295,9 @@ def split_units(
     """Cut one line into units.
 
     At word level units stand between white space; ``split_punctuation`` peels punctuation and symbols (Unicode
-    categories P and S) off both edges of a word, each a unit of its own, and leaves those inside a word. At character
-    level every character of the stripped line is a unit, inner spaces too.
+    categories P and S) off both edges of a word, each a unit of its own with the marks on it (an emoji of several
+    characters is one), and leaves those inside a word. At character level every character of the stripped line is a
+    unit, inner spaces too.
 
     >>> split_units('"Old-fashioned," said the dog\\'s owner...')
     ['"', 'Old-fashioned', ',', '"', 'said', 'the', "dog's", 'owner', '.', '.', '.']
@@ -309,13 +319,14 @@ def _peel_punctuation(chunk: str) -> tuple[str, ...]:
     """``skiing.`` -> ``skiing``, ``.``; punctuation inside a word stays, and so does UNK."""
     if chunk == UNK:
         return (chunk,)
-    start, end = 0, len(chunk)
-    while start < end and _is_punctuation(chunk[start]):
+    signs: str | list[str] = chunk if chunk.isascii() else _SIGN.findall(chunk)
+    start, end = 0, len(signs)
+    while start < end and _is_punctuation(signs[start][0]):
         start += 1
-    while start < end and _is_punctuation(chunk[end - 1]):
+    while start < end and _is_punctuation(signs[end - 1][0]):
         end -= 1
-    middle = (chunk[start:end],) if start < end else ()
-    return (*chunk[:start], *middle, *chunk[end:])
+    middle = ("".join(signs[start:end]),) if start < end else ()
+    return (*signs[:start], *middle, *signs[end:])
 
 
 def _is_punctuation(character: str) -> bool:

@@ -88,6 +88,33 @@ def test_a_corpus_of_every_level_is_trained_on_sampled_and_played(tiny, tmp_path
         assert [melody.tolist() for melody in written] == expected
 
 
+def test_a_run_and_an_environment_on_a_corpus_that_was_saved(tiny, text_file, tmp_path, caplog):
+    """The splits and ids of the first run, whatever has become of its text; what was left out of it is said."""
+    text = tmp_path / "text.txt"
+    text.write_text(text_file.read_text() + "\none line that is longer than any other of them all is\n")
+    data = {"corpus": str(text), "level": "word", "sequence_length": 8, "drop_longer": True}
+    with caplog.at_level("INFO"):
+        train(tiny(controls=[], rounds=0, data=data), tmp_path / "first", progress=False)
+    assert "corpus: 1 line of more than 8 units dropped from text.txt" in caplog.messages
+    text.unlink()
+    saved = tmp_path / "first" / "corpus"
+    train(
+        tiny(controls=[], rounds=0, data={"corpus": str(saved), "sequence_length": 8}),
+        tmp_path / "second",
+        progress=False,
+    )
+    first, second = (RunData.load(RunFolder(tmp_path / name)).corpus for name in ("first", "second"))
+    assert first.content_hash == second.content_hash
+    discriminator, generator = (str(tmp_path / "second" / part) for part in ("discriminator", "mle"))
+    env = gym.make("SeqGAN/Corpus-v0", corpus=str(saved), discriminator=discriminator, rollout_policy=generator)
+    task: Any = env.unwrapped.task  # type: ignore[attr-defined]
+    assert task.corpus.content_hash == first.content_hash
+    env.reset(seed=0)
+    env.step(0)
+    with pytest.raises(InputError, match="min_count: it is made already, with sequence_length=8; leave it out"):
+        gym.make("SeqGAN/Corpus-v0", corpus=str(saved), min_count=3)
+
+
 def test_what_a_level_or_command_does_not_take_is_one_line(tiny, tmp_path, capsys):
     source = integers(tmp_path)
     for data, words in (

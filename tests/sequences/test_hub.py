@@ -78,6 +78,8 @@ def test_splits_that_are_loaded_already_need_no_library(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "datasets", None)
     corpus = from_hub({"train": Rows(verse=["a b", None, "b a"], number=[1, 2, 3])}, name="verses", **NO_SPLITS)
     assert (corpus.name, len(corpus.train)) == ("verses", 2)
+    first_is_missing = Rows(verse=[None, "a b", "b a"], number=[1, 2, 3])
+    assert from_hub({"train": first_is_missing}, **NO_SPLITS).content_hash == corpus.content_hash
     with pytest.raises(InputError, match=r"'us/words' needs the library datasets.*pip install 'seqgan_rl\[text\]'"):
         from_hub("us/words")
 
@@ -87,7 +89,12 @@ def test_splits_that_are_loaded_already_need_no_library(monkeypatch: pytest.Monk
     [
         ({"test": Rows(text=["a"])}, {}, "expected a split named train, got test"),
         ({"train": Rows(a=["x y"], b=["y x"])}, {}, "got more than one among a, b; name column"),
-        ({"train": Rows(a=[1], b=[2])}, {}, "expected one column of text"),
+        ({"train": Rows(a=[1], b=[2])}, {}, "expected one column of text, got none among a, b"),
+        (
+            Rows(text=["a b"]),
+            {},
+            "expected a name, or splits by name .*got Rows; give one split as",
+        ),
         ({"train": Rows(a=["x y"])}, {"column": "c"}, "got no 'c' among a"),
         ({"train": Rows(a=[1])}, {"column": "a"}, "column 'a' must hold text, got int"),
         ({"train": Rows(text=[])}, {}, "at least one line with text in it, got none"),

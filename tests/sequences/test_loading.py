@@ -57,6 +57,39 @@ def test_each_level_goes_to_its_reader_and_comes_back_from_files(folder: Path, l
     assert len(others) == len(CASES)
 
 
+CHARACTERS: set[CorpusLevel] = {"char", "quatrain", "quatrain-marks"}
+FITS: dict[str, set[CorpusLevel]] = {
+    **{"word": {"word"}, "bpe": {"bpe"}, "integer": {"integer"}, **dict.fromkeys(CHARACTERS, CHARACTERS)},
+    **{"pitch": {"pitch", "integer"}, "pitch-rests": {"pitch-rests", "integer"}},  # keys are ids
+}
+
+
+@pytest.mark.parametrize("level", get_args(CorpusLevel))
+def test_a_corpus_that_was_saved_is_a_source_and_comes_back_as_it_was(folder: Path, level: CorpusLevel) -> None:
+    name, read = CASES[level]
+    corpus = read(folder / name)
+    saved = folder / "saved"
+    corpus.to_files(saved)
+    same: list[dict[str, Any]] = [{}, {"seed": 5, "sequence_length": corpus.sequence_length}]
+    for options in same:
+        again = load_corpus(saved, **options)
+        assert (again.content_hash, again.name, again.report) == (corpus.content_hash, corpus.name, corpus.report)
+    refused: list[dict[str, Any]] = [{"max_vocab": 9}, {"sequence_length": 63}, {"drop_longer": True}, {"test": "x"}]
+    for wrong in refused:
+        with pytest.raises(
+            InputError, match=f"'.*saved': {next(iter(wrong))}: it is made already, with .*; leave it out"
+        ):
+            load_corpus(saved, **wrong)
+    for other in {*get_args(CorpusLevel)} - FITS[level] - {"word"}:
+        with pytest.raises(InputError, match=f"level '{other}' does not fit it: .*leave level out"):
+            load_corpus(saved, level=other)
+    for other in FITS[level]:
+        assert load_corpus(saved, level=other).content_hash == corpus.content_hash
+    (saved / "corpus.npz").unlink()
+    with pytest.raises(InputError, match=r"corpus\.npz': cannot be read"):
+        load_corpus(saved)
+
+
 def test_options_reach_the_reader(folder: Path) -> None:
     text, ids, poems, tunes = (folder / name for name in ("text.txt", "ids.txt", "poems.txt", "tunes"))
     found = load_corpus(text, test=folder / "test.txt", min_count=2, sequence_length=9, lowercase=True, seed=3)

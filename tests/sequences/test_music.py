@@ -291,8 +291,21 @@ def test_bad_files_of_a_folder_are_refused_by_name_or_left_out(folder: Path) -> 
         melodies(folder, drop_bad=True, transpose=120)
 
 
-def test_one_file_cannot_be_split(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"at least 3 distinct files are needed to split.*got 1"):
+def test_windows_of_too_few_files_are_held_out(folder: Path) -> None:
+    """A copy of a window falls in its split, and nothing of it in another."""
+    write_midi(folder / "long.mid", [*range(20), 0, 1, *range(40, 70)], join_repeats=False)
+    corpus = melodies(folder / "long.mid", sequence_length=2, valid_fraction=0.2, test_fraction=0.2)
+    assert [len(split) for split in corpus.splits.values()] in ([16, 5, 5], [15, 6, 5], [15, 5, 6])
+    assert sum(map(len, corpus.splits.values())) == 26
+    rows = [{tuple(row) for row in split.tokens_NT.tolist()} for split in corpus.splits.values()]
+    assert sum(map(len, rows)) == len(set.union(*rows)) == 25  # (0, 1) twice, in one split
+    assert corpus.report == (
+        "windows held out in place of whole tunes, of which there are 1: the splits share their pieces",
+    )
+    two = melodies([folder / "tune1.mid", folder / "tune5.mid"], sequence_length=2)
+    assert [len(split) for split in two.splits.values()] == [8, 1, 1]
+    assert melodies([folder / "tune1.mid", folder / "tune5.mid"], sequence_length=2, test_fraction=0).report == ()
+    with pytest.raises(InputError, match=r"at least 3 distinct windows are needed to split.*got 2"):
         melodies(folder / "tune1.mid", sequence_length=4)
     corpus = melodies(folder / "tune1.mid", sequence_length=4, valid_fraction=0, test_fraction=0)
     assert corpus.train.tokens_NT.tolist() == [[3, 4, 5, 6], [7, 8, 9, 10]]

@@ -53,6 +53,8 @@ def test_nothing_but_white_space_is_lost_in_cutting(lines: list[str], rule: dict
         ("हिन्दी। ٣٫٥؟", "हिन्दी । ٣٫٥ ؟"),
         (f"a {UNK} of {UNK}", f"a {UNK} of {UNK}"),
         ("5$ -- ok", "5 $ - - ok"),
+        ("so👨‍👩‍👧‍👦! ❤️🏳️‍🌈🇩🇪🇫🇷👍🏽", "so 👨‍👩‍👧‍👦 ! ❤️ 🏳️‍🌈 🇩🇪 🇫🇷 👍🏽"),
+        ("!\u0301क\u094d\u200dष।", "!\u0301 क\u094d\u200dष ।"),
     ],
 )
 def test_punctuation_is_peeled_off_words_in_any_script(text: str, units: str) -> None:
