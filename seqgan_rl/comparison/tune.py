@@ -14,7 +14,7 @@ from pathlib import Path
 
 from seqgan_rl.adversarial.run_folder import RunFolder, read_metrics
 from seqgan_rl.comparison.experiment import Spec, prepare, specs, tasks_of
-from seqgan_rl.comparison.jobs import points_along, read_curve, read_record, read_spec
+from seqgan_rl.comparison.jobs import command_of, points_along, read_curve, read_record, read_spec
 from seqgan_rl.comparison.launchers import Local, Work
 from seqgan_rl.comparison.records import METRICS
 from seqgan_rl.comparison.study import search
@@ -79,7 +79,7 @@ def _make(root: Path, job: Spec, watch: Callable[[], object] = lambda: None) -> 
     if not (folder / "record.json").is_file():
         make_folder(folder)
         write_text(folder / "job.json", json.dumps(asdict(job), indent=1) + "\n")
-        work = Work(name=job.folder, folder=folder, command=("-m", "seqgan_rl.comparison.jobs", str(folder)))
+        work = Work(name=job.folder, folder=folder, command=command_of(job, folder))
         launcher = Local([work], 1, None)
         launcher.start(work, job.folder)
         try:
