@@ -80,20 +80,29 @@ def _make(root: Path, job: Spec, watch: Callable[[], object] = lambda: None) -> 
         make_folder(folder)
         write_text(folder / "job.json", json.dumps(asdict(job), indent=1) + "\n")
         work = Work(name=job.folder, folder=folder, command=command_of(job, folder))
-        launcher = Local([work], 1, None)
-        launcher.start(work, job.folder)
-        try:
-            while not (ended := launcher.ended(POLL_SECONDS)):
-                watch()
-        finally:
-            launcher.stop()
-        error = ended[0][1]
+        error = _attempt(work, watch)
+        if error.startswith(
+            "killed by "
+        ):  # as by want of memory, which may have been another's: no night is lost for it
+            error = _attempt(work, watch)
         if error.startswith("FloatingPointError: "):
             raise FloatingPointError(error.partition(": ")[2])
         if error:
             raise InputError(f"{folder} stopped: {error}; once that is mended, the same command goes on with it")
     watch()
     return folder
+
+
+def _attempt(work: Work, watch: Callable[[], object]) -> str:
+    """Why the job failed, "" if it did not."""
+    launcher = Local([work], 1, None)
+    launcher.start(work, work.name)
+    try:
+        while not (ended := launcher.ended(POLL_SECONDS)):
+            watch()
+    finally:
+        launcher.stop()
+    return ended[0][1]
 
 
 def _scores_along(root: Path, job: Spec, metric: str) -> list[tuple[int, float]]:

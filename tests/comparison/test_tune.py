@@ -358,6 +358,21 @@ def test_a_job_that_is_given_up_ends_at_once(tmp_path):
         assert not (tmp_path / job.folder / "record.json").exists()
 
 
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_job_that_is_killed_goes_on_once(tmp_path, monkeypatch, kills):
+    config = TuneConfig(agent="a2c", env="SeqGAN/Exact-v0", folder=str(tmp_path))
+    job = next(job for job in specs(*prepare(config.comparison)) if job.agent == "a2c")
+    program = "import os, sys; seen = open(sys.argv[1] + '/seen', 'a'); "
+    program += f"seen.write('x'); seen.flush(); seen.tell() <= {kills} and os.kill(os.getpid(), 9)"
+    monkeypatch.setattr("seqgan_rl.comparison.tune.command_of", lambda job, folder: ("-c", program, str(folder)))
+    if kills == 1:
+        _make(tmp_path, job)
+    else:
+        with pytest.raises(InputError, match=r"stopped: killed by SIGKILL .*the same command goes on with it"):
+            _make(tmp_path, job)
+    assert (tmp_path / job.folder / "seen").read_text() == "xx"
+
+
 def test_data_of_a_search_are_none_of_a_comparison():
     run = preset("quick")
     mine = TuneConfig(run=replace(run, data=replace(run.data, test="lines.txt"))).comparison.run.data
