@@ -8,6 +8,7 @@ by Ctrl-C exits with 130 and says how to go on.
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -63,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:  # a full disk, a file that may not be written
-        print(f"{PROGRAM} {command}: stopped: {' '.join(str(error).split())}", file=sys.stderr)
+        reason, is_full = " ".join(str(error).split()), error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; make room, then start the same command again" if is_full and "make room" not in reason else ""
+        print(f"{PROGRAM} {command}: stopped: {reason}{advice}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error):

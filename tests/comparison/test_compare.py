@@ -146,28 +146,28 @@ OWN_COMMAND = ["compare", "--agents", "mine", "--hyperparameters", "mine.yaml", 
 OWN_COMMAND += ["--frozen-rewards", "test_compare_share", "--workers", "1", "--folder", "c", *FLAGS]
 
 
-def test_algorithms_and_rewards_of_ones_own_take_part(tmp_path):
-    """From the command line; and from a program that registers them itself, in a folder that is not the current one."""
+@pytest.mark.parametrize("registers_itself", [False, True])
+def test_algorithms_and_rewards_of_ones_own_take_part(tmp_path, registers_itself):
+    """From the command line; or from a program that registers them, in a folder that is not the current one."""
     (tmp_path / "mine.yaml").write_text("mine: {default: {algorithm: test_compare_own, n_envs: 16}}\n")
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "parts.py").write_text(OWN)
     main = f"if __name__ == '__main__':\n    from seqgan_rl import cli; raise SystemExit(cli.main({OWN_COMMAND}))"
-    (tmp_path / "own" / "program.py").write_text(f"{OWN}\n{main}\n")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    found = []
-    for command, variables in (
-        (["-m", "seqgan_rl", *OWN_COMMAND], {"SEQGAN_RL_MODULES": "own/parts.py"}),
-        ([str(tmp_path / "own" / "program.py")], {}),
-    ):
-        command = [sys.executable, *command]
-        done = subprocess.run(command, cwd=tmp_path, env=environment | variables, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        paths = sorted((tmp_path / "c" / "runs").rglob("record.json"))
-        jobs = [job for path in paths if (job := read_record(path.parent)) is not None]
-        assert [(job.agent, job.state) for job in jobs] == [("mine", "done"), ("mle", "done")]
-        found.append([[(point.tokens, point.scores) for point in job.points] for job in jobs])
-        shutil.rmtree(tmp_path / "c")
-    assert found[0] == found[1]
+    (tmp_path / "own" / "parts.py").write_text(f"{OWN}\n{main}\n")
+    command, environment = ["-m", "seqgan_rl", *OWN_COMMAND], {"SEQGAN_RL_MODULES": "own/parts.py"}
+    if registers_itself:
+        command, environment = ["own/parts.py"], {}
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    paths = sorted((tmp_path / "c" / "runs" / "frozen-test-compare-share").rglob("record.json"))
+    jobs = [job for path in paths if (job := read_record(path.parent)) is not None]
+    assert [(job.agent, job.state) for job in jobs] == [("mine", "done"), ("mle", "done")]
+    assert all(0 < point.scores["reward"] < 1 for job in jobs for point in job.points)
 
 
 @pytest.mark.parametrize(
