@@ -8,6 +8,7 @@ by Ctrl-C exits with 130 and says how to go on.
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -17,12 +18,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from seqgan_rl import __version__
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.extensions import VARIABLE, import_named_by_user
+
+if TYPE_CHECKING:
+    from seqgan_rl.adversarial.config import RunConfig
 
 A = TypeVar("A")
+C = TypeVar("C")
 PROGRAM = "seqgan-rl"
 
 
@@ -43,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             hint = did_you_mean(command, list(COMMANDS))
             raise InputError(f"unknown command {command!r}{hint}; known are {', '.join(COMMANDS)}")
+        import_named_by_user()
         return COMMANDS[command](rest)
     except InputError as error:
         print(f"{PROGRAM} {command}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -57,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:  # a full disk, a file that may not be written
-        print(f"{PROGRAM} {command}: stopped: {' '.join(str(error).split())}", file=sys.stderr)
+        reason, is_full = " ".join(str(error).split()), error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; make room, then start the same command again" if is_full and "make room" not in reason else ""
+        print(f"{PROGRAM} {command}: stopped: {reason}{advice}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
@@ -245,29 +254,16 @@ def _envs(arguments: list[str]) -> int:
 
 def _compare(arguments: list[str]) -> int:
     """Compare algorithms: a grid of agents, tasks and seeds, with statistics and a report."""
-    import dataclasses
-
     import tyro
     from rich.console import Console
 
-    from seqgan_rl.adversarial.config import PRESETS, preset
+    from seqgan_rl.adversarial.config import PRESETS
     from seqgan_rl.comparison.compare import compare
     from seqgan_rl.comparison.experiment import CompareConfig
     from seqgan_rl.comparison.table_text import terminal
     from seqgan_rl.comparison.tables import summarise
-    from seqgan_rl.core.config import read_yaml, updated
 
-    early = _early(arguments, "--preset", "--config", "--corpus", "--env")
-    from_file = {} if early.config is None else read_yaml(early.config)
-    run_of_file = from_file.get("run")
-    data_of_file = run_of_file.get("data") if isinstance(run_of_file, dict) else None
-    corpus = early.corpus or (data_of_file.get("corpus") if isinstance(data_of_file, dict) else None)
-    name = str(early.preset or from_file.pop("preset", None) or ("corrected" if corpus is None else "text"))
-    base = dataclasses.replace(preset(name.split("/")[0]), controls=())
-    environment = early.env or from_file.get("env") or ("SeqGAN/Oracle-v0" if corpus is None else "SeqGAN/Corpus-v0")
-    if corpus is not None:  # else the default settings would not fit each other
-        base = dataclasses.replace(base, data=dataclasses.replace(base.data, corpus=str(corpus)))
-    settings = updated(CompareConfig(run=base, env=str(environment)), from_file, str(early.config))
+    name, settings = _comparison_settings(CompareConfig, arguments)
 
     @dataclass(frozen=True, kw_only=True)
     class CompareArguments:
@@ -285,20 +281,17 @@ def _compare(arguments: list[str]) -> int:
             None
         )
         attempts: Annotated[int, tyro.conf.arg(help="Tries of a job before it counts as failed.")] = 2
-        track: Annotated[bool, tyro.conf.arg(help="Hand curves and table to Weights & Biases, where installed.")] = (
-            False
-        )
+        track: Annotated[bool, tyro.conf.arg(help="Hand finished jobs to Weights & Biases, where installed.")] = False
         quiet: Annotated[bool, tyro.conf.arg(help="No display of the jobs.")] = False
         settings: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: settings)
 
     chosen = _parse(CompareArguments, "compare", arguments)
-    own = ("seed", "rounds", "tokens", "scored", "controls", "agent")
-    refused = [name for name in own if getattr(chosen.settings.run, name) != getattr(base, name)]
-    if refused:
-        raise InputError(
-            f"{', '.join(refused)}: decided by the comparison; use --seeds, --budget, --evaluations, --agents, and "
-            "--hyperparameters FILE for settings of agents"
-        )
+    _refuse_decided(
+        chosen.settings.run,
+        name,
+        "the comparison; use --seeds, --budget, --evaluations, --agents, and --hyperparameters FILE for settings of "
+        "agents",
+    )
     comparison = compare(
         chosen.settings,
         chosen.folder,
@@ -338,12 +331,65 @@ def _report(arguments: list[str]) -> int:
 
 def _tune(arguments: list[str]) -> int:
     """Search an agent's hyperparameters with Optuna, for use in a comparison."""
+    import tyro
+
+    from seqgan_rl.adversarial.config import PRESETS
     from seqgan_rl.comparison.trials import TuneConfig
     from seqgan_rl.comparison.tune import tune
 
-    result = tune(_parse(TuneConfig, "tune", arguments))
-    print(result.summary)
+    name, settings = _comparison_settings(TuneConfig, arguments)
+
+    @dataclass(frozen=True, kw_only=True)
+    class TuneArguments:
+        """Search an agent's hyperparameters: trials of full jobs, each proposed from those before it."""
+
+        preset: Annotated[str, tyro.conf.arg(help=f"Data, networks, pretraining: one of {', '.join(PRESETS)}.")] = name
+        config: Annotated[str | None, tyro.conf.arg(help="A YAML file of settings, nested as the flags are.")] = None
+        settings: Annotated[TuneConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: settings)
+
+    chosen = _parse(TuneArguments, "tune", arguments).settings
+    _refuse_decided(
+        chosen.run,
+        name,
+        "the search; use --seeds and --budget, and --hyperparameters FILE for settings of the agent",
+    )
+    print(tune(chosen).summary)
     return 0
+
+
+def _comparison_settings(kind: Callable[..., C], arguments: list[str]) -> tuple[str, C]:
+    """The preset's name, and what the settings of a comparison or a search are before flags: a preset's, then those of
+    a YAML file."""
+    import dataclasses
+
+    from seqgan_rl.adversarial.config import preset
+    from seqgan_rl.core.config import read_yaml, updated
+
+    early = _early(arguments, "--preset", "--config", "--corpus", "--env")
+    from_file = {} if early.config is None else read_yaml(early.config)
+    run_of_file = from_file.get("run")
+    data_of_file = run_of_file.get("data") if isinstance(run_of_file, dict) else None
+    corpus = early.corpus or (data_of_file.get("corpus") if isinstance(data_of_file, dict) else None)
+    name = str(early.preset or from_file.pop("preset", None) or ("corrected" if corpus is None else "text"))
+    base = dataclasses.replace(preset(name.split("/")[0]), controls=())
+    environment = early.env or from_file.get("env") or ("SeqGAN/Oracle-v0" if corpus is None else "SeqGAN/Corpus-v0")
+    if corpus is not None:  # else the default settings would not fit each other
+        base = dataclasses.replace(base, data=dataclasses.replace(base.data, corpus=str(corpus)))
+    settings = updated(kind(run=base, env=str(environment)), from_file, str(early.config))
+    return name, settings
+
+
+def _refuse_decided(run: "RunConfig", name: str, by: str) -> None:
+    """InputError where settings of a run are not its preset's that each job has of its own."""
+    import dataclasses
+
+    from seqgan_rl.adversarial.config import preset
+
+    base = dataclasses.replace(preset(name.split("/")[0]), controls=())
+    own = ("seed", "rounds", "tokens", "scored", "controls", "agent")
+    refused = [name for name in own if getattr(run, name) != getattr(base, name)]
+    if refused:
+        raise InputError(f"{', '.join(refused)}: decided by {by}")
 
 
 # --- parsing ----------------------------------------------------------------------------------------------------
@@ -391,7 +437,8 @@ def _overview() -> str:
     lines = "\n".join(f"  {name:<10}{(function.__doc__ or '').splitlines()[0]}" for name, function in COMMANDS.items())
     return (
         f"usage: {PROGRAM} COMMAND [OPTIONS]\n\nSeqGAN as reinforcement learning.\n\ncommands:\n{lines}\n\n"
-        f"{PROGRAM} COMMAND --help describes a command; {PROGRAM} --version prints the version.\n\n"
+        f"{PROGRAM} COMMAND --help describes a command; {PROGRAM} --version prints the version.\n"
+        f"{VARIABLE}=mine.py {PROGRAM} ... knows what mine.py registers (algorithms, rewards, networks).\n\n"
         f"examples:\n"
         f"  {PROGRAM} train                                     the quick preset: minutes, with all controls\n"
         f"  {PROGRAM} train --corpus captions.txt --level word  your own text, one sequence a line\n"

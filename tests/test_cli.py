@@ -328,6 +328,15 @@ def test_a_full_disk_is_one_line(here, capsys, monkeypatch):
     assert "No space left" in err
 
 
+def test_a_full_disk_says_how_a_comparison_goes_on(here, capsys, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device", "c/status.json")
+
+    monkeypatch.setattr("seqgan_rl.comparison.compare.compare", full)
+    assert main(["compare"]) == 1
+    assert capsys.readouterr().err.endswith("'c/status.json'; make room, then start the same command again\n")
+
+
 def test_a_loss_that_is_not_finite_is_one_line_and_status_1(here, capsys):
     arguments = ["train", "--quiet", "--config", "tiny.yaml", "--run", "run", "--mle.learning-rate", "inf"]
     assert main(arguments) == 1

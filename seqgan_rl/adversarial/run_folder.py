@@ -1,7 +1,7 @@
 """A run is a folder: settings, versions, metrics, checkpoints, models, results. Files appear whole or not at all.
 
 config.json  versions.json  corpus/       what decides the numbers
-metrics.jsonl  tensorboard/               one row a record; the second is drawn from the first
+metrics.jsonl  tensorboard/AGENT/         one row a record; the second is drawn from the first
 checkpoints/NNNNNN/                       the last two
 mle/  discriminator/  generator/          models (safetensors and JSON)
 controls/NAME/                            the controls' generators
@@ -15,12 +15,13 @@ import logging
 import math
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from stable_baselines3.common.logger import KVWriter
@@ -31,6 +32,9 @@ from seqgan_rl.core.config import as_dict, read_yaml, updated
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.files import is_leftover, make_folder, remove_leftovers, sync_folder, write_text
 from seqgan_rl.core.reading import one_line, read_file
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 try:
     import fcntl
@@ -169,7 +173,8 @@ class RunFolder:
 
 
 class MetricsLog:
-    """``metrics.jsonl`` and TensorBoard events.
+    """``metrics.jsonl`` and TensorBoard events; those in a folder for each agent, so that TensorBoard draws the same
+    metric of several agents, and of several runs, into one plot.
 
     Args:
         folder: the run.
@@ -178,8 +183,6 @@ class MetricsLog:
     """
 
     def __init__(self, folder: RunFolder, keep_bytes: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
         path = folder / "metrics.jsonl"
         path.touch()
         sync_folder(folder.path)
@@ -193,7 +196,8 @@ class MetricsLog:
                 keep_bytes,
             )
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self._events = SummaryWriter(str(folder / "tensorboard"))
+        self._folder = folder / "tensorboard"
+        self._events: dict[str, SummaryWriter] = {}
         for row in read_metrics(folder):
             self._draw(row)
         self._file: IO[str] = path.open("a", encoding="utf-8")
@@ -217,13 +221,22 @@ class MetricsLog:
     def close(self) -> None:
         """Flush and close both."""
         self._file.close()
-        self._events.close()
+        for events in self._events.values():
+            events.close()
 
     def _draw(self, row: dict[str, Any]) -> None:
         step = next((row[name] for name in ("round", "epoch", "minibatch") if name in row), 0)
         for name, value in row.items():
             if isinstance(value, int | float) and math.isfinite(value) and name not in ("round", "epoch", "minibatch"):
-                self._events.add_scalar(f"{row.get('agent', '')}/{name}", value, step)
+                self._events_of(str(row.get("agent", ""))).add_scalar(name, value, step)
+
+    def _events_of(self, agent: str) -> "SummaryWriter":
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        name = re.sub(r"[^\w-]+", "-", agent)[:60] or "run"  # a name in another's file may be a path
+        if name not in self._events:
+            self._events[name] = SummaryWriter(str(self._folder / name))
+        return self._events[name]
 
 
 class AgentWriter(KVWriter):

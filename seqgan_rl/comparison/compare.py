@@ -20,7 +20,7 @@ from typing import Any
 
 from seqgan_rl.adversarial.data import RunData
 from seqgan_rl.comparison.experiment import CompareConfig, Spec, prepare, specs, tasks_of
-from seqgan_rl.comparison.jobs import read_record, read_spec
+from seqgan_rl.comparison.jobs import command_of, read_record, read_spec
 from seqgan_rl.comparison.launchers import Work, check_arguments, launch, locked, read_status
 from seqgan_rl.comparison.records import Comparison, Job
 from seqgan_rl.comparison.report import write_report
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 SETTINGS = "comparison.json"
 MAY_GROW = ("agents", "seeds", "tracks", "frozen_rewards")
 """Settings that a later command may change: it adds to what is there."""
+MAY_DIFFER = (*MAY_GROW, "hyperparameters")
+"""And a file of settings of new agents; those of every job that is there are held against its own (:func:`_is_new`)."""
 
 
 def compare(
@@ -51,8 +53,8 @@ def compare(
     """Run the jobs that are missing in a folder, then write the report of all that is there.
 
     Args:
-        config: what to compare; in a folder that holds a comparison already only agents, seeds, tracks and frozen
-            rewards may differ, and what is new is added.
+        config: what to compare; in a folder that holds a comparison already only agents, seeds, tracks, frozen rewards
+            and the hyperparameters of new agents may differ, and what is new is added.
         folder: of the comparison; made where it does not exist.
         launcher: "local" or "ray".
         workers: jobs at once; None: one for each core.
@@ -72,6 +74,7 @@ def compare(
     stored, wanted = _check_folder(folder, config), list(specs(config, data))
     to_write = [spec for spec in wanted if _is_new(folder, spec)]
     _check_data(folder, wanted, data)
+    works = [_work(folder, spec) for spec in wanted]
     make_folder(folder)
     with locked(folder):
         _write_settings(folder, config, stored, command)
@@ -82,7 +85,6 @@ def compare(
             if read_status(folder / spec.folder).state == "done" and read_record(folder / spec.folder) is None:
                 (folder / spec.folder / "status.json").unlink()
                 (folder / spec.folder / "record.json").unlink(missing_ok=True)
-        works = [_work(folder, spec) for spec in wanted]
         try:
             launch(works, launcher=launcher, workers=workers, address=address, attempts=attempts, progress=progress)
         finally:  # an interrupted comparison has a report too, which says what is missing
@@ -121,7 +123,7 @@ def _work(folder: Path, spec: Spec) -> Work:
     return Work(
         name=spec.folder.removeprefix("runs/"),
         folder=path,
-        command=("-m", "seqgan_rl.comparison.jobs", str(path)),
+        command=command_of(spec, path),
         after=after,
     )
 
@@ -200,12 +202,12 @@ def _check_folder(folder: Path, config: CompareConfig) -> dict[str, Any] | None:
     different = [
         f"{name} ({then.get(name)!r:.60} there, {now.get(name)!r:.60} now)"
         for name in now
-        if name not in MAY_GROW and then.get(name) != now[name] and not _is_left_open(name, then, now)
+        if name not in MAY_DIFFER and then.get(name) != now[name] and not _is_left_open(name, then, now)
     ]
     if different:
         raise InputError(
             f"the comparison in {folder} has other settings: {'; '.join(different)}; choose another --folder, or leave "
-            "them as they are there (agents, seeds, tracks and frozen rewards may be added)"
+            "them as they are there (agents, their hyperparameters, seeds, tracks and frozen rewards may be added)"
         )
     return stored
 
@@ -232,7 +234,8 @@ def _write_settings(folder: Path, config: CompareConfig, stored: dict[str, Any] 
             if name != "seeds"
         }
         largest = {name: max(getattr(before, name), getattr(config, name)) for name in ("seeds", "evaluations")}
-        config = updated(config, {**grown, **largest})
+        file = config.hyperparameters or before.hyperparameters
+        config = updated(config, {**grown, **largest, "hyperparameters": file})
     document = {
         "settings": as_dict(config),
         "command": shlex.join(command) or str((stored or {}).get("command", "")),

@@ -138,6 +138,11 @@ def _read(path: Path) -> dict[str, dict[str, Settings]]:
     for name, sections in read_yaml(path).items():
         if isinstance(name, str) and name.startswith("x-"):
             continue
+        if name in SECTIONS:  # RL-Zoo has a file for each algorithm
+            raise InputError(
+                f"{path}: {name} stands where an agent must; agents come first and environments below them, as in "
+                f"ppo: {{{name}: {{learning_rate: 1.0e-3}}}}"
+            )
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,59}", name):
             raise InputError(
                 f"{path}: an agent's name must be up to 60 letters, digits, '_', '-' or '.', since folders are named "
@@ -155,7 +160,10 @@ def _sections(sections: Any, where: str) -> Iterator[tuple[str, Settings]]:
     for env_id, settings in sections.items():
         if env_id not in SECTIONS:
             hint = did_you_mean(str(env_id), list(SECTIONS))
-            raise InputError(f"{where}: unknown environment {env_id!r:.60}{hint}; known are {', '.join(SECTIONS)}")
+            below = "" if isinstance(settings, dict) else "; settings stand below one of them"
+            raise InputError(
+                f"{where}: unknown environment {env_id!r:.60}{hint}; known are {', '.join(SECTIONS)}{below}"
+            )
         if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise InputError(f"{where}, {env_id} must be a mapping of settings, got {settings!r:.60}")
         yield env_id, settings

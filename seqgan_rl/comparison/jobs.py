@@ -1,4 +1,6 @@
-"""One job of a comparison: a run, and the record of what it found. ``python -m seqgan_rl.comparison.jobs FOLDER``.
+"""One job of a comparison: a run, and the record of what it found.
+
+``python -m seqgan_rl.comparison.jobs FOLDER [MODULE...]``, with modules that register what its settings name.
 
 job.json        what it is (:class:`~seqgan_rl.comparison.experiment.Spec`)
 run/            the run, as ``seqgan-rl train`` leaves it, but for the table: it is resumed where it was left
@@ -27,6 +29,7 @@ from seqgan_rl.comparison.experiment import Spec
 from seqgan_rl.comparison.records import Job, Point, Sample
 from seqgan_rl.core.config import read_yaml, updated
 from seqgan_rl.core.errors import InputError
+from seqgan_rl.core.extensions import import_all, modules_behind
 from seqgan_rl.core.files import write_text
 from seqgan_rl.core.reading import one_line, read_file
 from seqgan_rl.core.streams import stream
@@ -64,6 +67,12 @@ def run_job(folder: str | Path, *, progress: bool = False) -> None:
     else:
         record = _run(spec, folder, progress)
     write_text(folder / "record.json", json.dumps(_plain(dataclasses.asdict(record)), allow_nan=False) + "\n")
+
+
+def command_of(spec: Spec, folder: Path) -> tuple[str, ...]:
+    """What Python is to be started with for this job. InputError where its settings name a part of the user's own that
+    another process cannot import."""
+    return "-m", "seqgan_rl.comparison.jobs", str(folder), *modules_behind(dataclasses.asdict(spec))
 
 
 def read_spec(folder: Path) -> Spec:
@@ -314,8 +323,10 @@ def _plain(value: Any) -> Any:
 
 
 def main() -> int:
-    """Run the job of the folder in the first argument; 0 if it is done, else 1 and a line on standard error."""
+    """Run the job of the folder in the first argument, the modules in the others imported; 0 if it is done, else 1
+    and a line on standard error."""
     try:
+        import_all(sys.argv[2:])
         run_job(sys.argv[1])
     except (InputError, FloatingPointError) as error:
         print(f"{type(error).__name__}: {one_line(error, 500)}", file=sys.stderr)

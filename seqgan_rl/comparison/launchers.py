@@ -463,10 +463,13 @@ class Ray:
             if port.isdecimal():  # Ray itself tries for many minutes
                 socket.create_connection((host, int(port)), timeout=10).close()
             self._ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-        except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a bare one where its processes do not come up in time, as on a busy machine
+            asked = address or os.environ.get("RAY_ADDRESS")
+            what = f"reached at address {asked}" if asked else "started here"
+            advice = "leave the address out" if asked else "try again"
             raise InputError(
-                f"no Ray cluster could be reached at address {address or 'None'} ({one_line(error)}); start one with "
-                "`ray start --head`, set RAY_AUTH_MODE=token if it asks for a token, or leave the address out"
+                f"no Ray cluster could be {what} ({one_line(error)}); start one with `ray start --head`, set "
+                f"RAY_AUTH_MODE=token if it asks for a token, or {advice}"
             ) from None
 
     def _check_nodes(self) -> None:

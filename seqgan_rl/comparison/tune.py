@@ -14,7 +14,7 @@ from pathlib import Path
 
 from seqgan_rl.adversarial.run_folder import RunFolder, read_metrics
 from seqgan_rl.comparison.experiment import Spec, prepare, specs, tasks_of
-from seqgan_rl.comparison.jobs import points_along, read_curve, read_record, read_spec
+from seqgan_rl.comparison.jobs import command_of, points_along, read_curve, read_record, read_spec
 from seqgan_rl.comparison.launchers import Local, Work
 from seqgan_rl.comparison.records import METRICS
 from seqgan_rl.comparison.study import search
@@ -79,21 +79,30 @@ def _make(root: Path, job: Spec, watch: Callable[[], object] = lambda: None) -> 
     if not (folder / "record.json").is_file():
         make_folder(folder)
         write_text(folder / "job.json", json.dumps(asdict(job), indent=1) + "\n")
-        work = Work(name=job.folder, folder=folder, command=("-m", "seqgan_rl.comparison.jobs", str(folder)))
-        launcher = Local([work], 1, None)
-        launcher.start(work, job.folder)
-        try:
-            while not (ended := launcher.ended(POLL_SECONDS)):
-                watch()
-        finally:
-            launcher.stop()
-        error = ended[0][1]
+        work = Work(name=job.folder, folder=folder, command=command_of(job, folder))
+        error = _attempt(work, watch)
+        if error.startswith(
+            "killed by "
+        ):  # as by want of memory, which may have been another's: no night is lost for it
+            error = _attempt(work, watch)
         if error.startswith("FloatingPointError: "):
             raise FloatingPointError(error.partition(": ")[2])
         if error:
             raise InputError(f"{folder} stopped: {error}; once that is mended, the same command goes on with it")
     watch()
     return folder
+
+
+def _attempt(work: Work, watch: Callable[[], object]) -> str:
+    """Why the job failed, "" if it did not."""
+    launcher = Local([work], 1, None)
+    launcher.start(work, work.name)
+    try:
+        while not (ended := launcher.ended(POLL_SECONDS)):
+            watch()
+    finally:
+        launcher.stop()
+    return ended[0][1]
 
 
 def _scores_along(root: Path, job: Spec, metric: str) -> list[tuple[int, float]]:

@@ -3,12 +3,20 @@
 import difflib
 import inspect
 import reprlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from seqgan_rl.core.errors import InputError
 
 T = TypeVar("T")
+_LIBRARY = __name__.partition(".")[0]
+_elsewhere: dict[tuple[str, str], str] = {}
+
+
+def registered_elsewhere() -> dict[tuple[str, str], str]:
+    """The modules outside of the library that have registered something, by its kind and name."""
+    return dict(_elsewhere)
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
@@ -27,6 +35,14 @@ def accepted(factory: Callable[..., Any], options: dict[str, Any]) -> dict[str, 
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return options
     return {name: options[name] for name in options if name in {parameter.name for parameter in parameters}}
+
+
+def _caller() -> str:
+    """The module that registers: what another process has to import to know the same names."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and isinstance(frame.f_locals.get("self"), Registry):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", ""))
 
 
 def _identity(factory: object) -> tuple[object, object]:
@@ -54,12 +70,15 @@ class Registry(Generic[T]):
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: make a factory known under this name. A name can be taken once."""
+        module = _caller()
 
         def add(factory: T) -> T:
             known = self._factories.setdefault(name, factory)
             if _identity(known) != _identity(factory):
                 raise ValueError(f"a {self.kind} named {name!r} is registered already; choose another name")
             self._factories[name] = factory
+            if module.partition(".")[0] != _LIBRARY:
+                _elsewhere[self.kind, name] = module
             return factory
 
         return add

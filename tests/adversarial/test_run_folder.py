@@ -4,6 +4,7 @@ import json
 import logging
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from seqgan_rl.adversarial.config import preset
 from seqgan_rl.adversarial.run_folder import KEPT, MetricsLog, RunFolder, new_run_path, read_metrics
@@ -121,6 +122,24 @@ def test_metrics_are_cut_back_to_what_the_checkpoint_knew(folder):
     rows = read_metrics(folder)
     assert [(row["epoch"], row["mle/train_nll"]) for row in rows] == [(1, 1.5), (2, 1.25)]
     assert all(row["time/seconds"] >= 0 and row["agent"] == "mle" for row in rows)
+
+
+def test_tensorboard_has_each_agents_metrics_under_the_same_names_also_when_continued(folder):
+    log = MetricsLog(folder)
+    log.write("ppo", "round", 1, {"eval/nll": 1.5, "agent/loss": float("nan")})
+    size = log.size
+    log.write("ppo", "round", 2, {"eval/nll": 9.0})  # not in the checkpoint
+    log.close()
+    log = MetricsLog(folder, size)
+    log.write("ppo", "round", 2, {"eval/nll": 1.25})
+    log.write("../../rloo", "round", 1, {"eval/nll": 1.0})  # of a file that another wrote
+    log.close()
+    assert sorted(path.name for path in (folder / "tensorboard").iterdir()) == ["-rloo", "ppo"]
+    for name, values in (("ppo", [(1, 1.5), (2, 1.25)]), ("-rloo", [(1, 1.0)])):
+        events = EventAccumulator(str(folder / "tensorboard" / name))
+        events.Reload()
+        assert sorted(events.Tags()["scalars"]) == ["eval/nll", "time/seconds"]
+        assert [(event.step, event.value) for event in events.Scalars("eval/nll")] == values
 
 
 def test_a_run_without_a_name_gets_a_new_one(tmp_path, monkeypatch):

@@ -83,7 +83,8 @@ def test_a_run_writes_everything(finished):
     assert {path.name for path in run.iterdir()} == expected | {"generator", "controls", "figures"}
     assert {path.name for path in (run / "controls").iterdir()} == set(CONTROLS)
     assert {"learning_curves.png", "quality_coverage.png"} <= {path.name for path in (run / "figures").iterdir()}
-    assert [path.stat().st_size > 0 for path in (run / "tensorboard").iterdir()] == [True]
+    agents = {row["agent"].replace(" ", "-") for row in read_metrics(RunFolder(run))}
+    assert {path.parent.name for path in (run / "tensorboard").glob("*/events*")} == agents
     names = [row.name for row in result.rows if row.name != "MLE at equal coverage"]
     wanted = ["oracle entropy", "uniform", "MLE", "MLE continued", "SeqGAN", "constant", "random", "shuffled"]
     assert sorted(names) == sorted(wanted)

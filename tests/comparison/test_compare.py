@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from seqgan_rl import cli
 from seqgan_rl.comparison.compare import collect, compare
 from seqgan_rl.comparison.jobs import read_record
-from seqgan_rl.comparison.records import Comparison
+from seqgan_rl.comparison.records import Comparison, Job, Point
 from seqgan_rl.comparison.tracking import track
 from seqgan_rl.core.errors import InputError
 from tests.comparison.conftest import TINY_RUN, tiny_comparison
@@ -112,6 +113,61 @@ def test_jobs_begun_with_other_hyperparameters_are_not_mixed_in(whole, tmp_path)
         compare(
             dataclasses.replace(config, hyperparameters=str(tmp_path / "mine.yaml")), tmp_path / "c", progress=False
         )
+
+
+def test_an_agent_is_added_with_a_file_of_its_own_settings_but_no_job_there_gets_others(tmp_path):
+    config = tiny_comparison(agents=("mle", "shuffled"), env="SeqGAN/Exact-v0")
+    before = compare(config, tmp_path / "c", progress=False)
+    file = tmp_path / "mine.yaml"
+    file.write_text("mine: {default: {algorithm: rloo}}\n")
+    later = dataclasses.replace(config, agents=("mle", "mine"), hyperparameters=str(file))
+    grown = compare(later, tmp_path / "c", progress=False)
+    assert [(job.agent, job.state) for job in grown.jobs if job not in before.jobs] == [("mine", "done")]
+    assert collect(tmp_path / "c").settings["hyperparameters"] == str(file)
+    file.write_text("shuffled: {default: {learning_rate: 0.5}}\n")
+    with pytest.raises(InputError, match=r"learning_rate \(0.01 there, 0.5 now\)"):
+        compare(dataclasses.replace(config, hyperparameters=str(file)), tmp_path / "c", progress=False)
+
+
+OWN = """
+from seqgan_rl.adversarial.algorithms import algorithms
+from seqgan_rl.rewards import rewards
+from seqgan_rl.rewards.base import FunctionReward
+
+@algorithms.register("test_compare_own")
+def own(parts):
+    return algorithms["rloo"](parts)
+
+@rewards.register("test_compare_share", needs_discriminator=False)
+def share(parts):
+    return FunctionReward(lambda tokens_BT, lengths_B: (tokens_BT == 3).float().mean(1))
+"""
+OWN_COMMAND = ["compare", "--agents", "mine", "--hyperparameters", "mine.yaml", "--seeds", "1", "--tracks", "frozen"]
+OWN_COMMAND += ["--frozen-rewards", "test_compare_share", "--workers", "1", "--folder", "c", *FLAGS]
+
+
+@pytest.mark.parametrize("registers_itself", [False, True])
+def test_algorithms_and_rewards_of_ones_own_take_part(tmp_path, registers_itself):
+    """From the command line; or from a program that registers them, in a folder that is not the current one."""
+    (tmp_path / "mine.yaml").write_text("mine: {default: {algorithm: test_compare_own, n_envs: 16}}\n")
+    (tmp_path / "own").mkdir()
+    main = f"if __name__ == '__main__':\n    from seqgan_rl import cli; raise SystemExit(cli.main({OWN_COMMAND}))"
+    (tmp_path / "own" / "parts.py").write_text(f"{OWN}\n{main}\n")
+    command, environment = ["-m", "seqgan_rl", *OWN_COMMAND], {"SEQGAN_RL_MODULES": "own/parts.py"}
+    if registers_itself:
+        command, environment = ["own/parts.py"], {}
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    paths = sorted((tmp_path / "c" / "runs" / "frozen-test-compare-share").rglob("record.json"))
+    jobs = [job for path in paths if (job := read_record(path.parent)) is not None]
+    assert [(job.agent, job.state) for job in jobs] == [("mine", "done"), ("mle", "done")]
+    assert all(0 < point.scores["reward"] < 1 for job in jobs for point in job.points)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +291,10 @@ def test_a_killed_comparison_goes_on_to_the_same_numbers(whole, tmp_path):
 
 class FakeRun:
     def __init__(self, options):
-        self.options, self.rows, self.is_finished = options, [], False
+        self.options, self.rows, self.is_finished, self.axes = options, [], False, {}
+
+    def define_metric(self, name, *, step_metric):
+        self.axes[name] = step_metric
 
     def log(self, row):
         self.rows.append(row)
@@ -244,22 +303,61 @@ class FakeRun:
         self.is_finished = True
 
 
+class FakeWandb:
+    """Weights & Biases, for who is logged in or not."""
+
+    def __init__(self):
+        self.runs, self.is_logged_in = [], True
+
+    def init(self, **options):
+        if not self.is_logged_in:
+            raise ConnectionError("no API key\nconfigured")
+        self.runs.append(FakeRun(options))
+        return self.runs[-1]
+
+
+def finished(settings, **changes):
+    point = Point(tokens=7, evaluations=3, seconds=0.5, scores={"gap": 0.25})
+    job = Job(task="adversarial", agent="ppo", seed=0, folder="runs/adversarial/ppo/seed-0", state="done")
+    job = dataclasses.replace(job, points=(point,), settings=settings, **changes)
+    return Comparison(name="50% #1/two", tasks=(), jobs=(job,), budget=1, evaluations=1)
+
+
+def test_a_hand_over_says_what_failed_and_goes_on_and_other_numbers_are_another_run(tmp_path):
+    fake = FakeWandb()
+    folder = tmp_path / "runs" / "adversarial" / "ppo" / "seed-0"
+    folder.mkdir(parents=True)
+    fake.is_logged_in = False
+    with pytest.raises(
+        InputError, match="ppo/seed-0: ConnectionError: no API key configured; the jobs are done"
+    ) as said:
+        track(finished({"rate": 1}), tmp_path, fake)
+    assert "\n" not in str(said.value)
+    fake.is_logged_in = True
+    assert track(finished({"rate": 1}), tmp_path, fake) == 1
+    (run,) = fake.runs
+    assert not set(run.options["project"]) & set("/\\#?%:")
+    assert run.axes == {"*": "tokens"}
+    assert run.rows == [{"tokens": 7.0, "evaluations": 3.0, "seconds": 0.5, "score/gap": 0.25}]
+    for settings in ({"rate": 1}, {"rate": 2}):  # killed before it was marked; made again with others in the same place
+        (folder / "tracked.txt").unlink()
+        assert track(finished(settings), tmp_path, fake) == 1
+    first, again, other = (run.options["id"] for run in fake.runs)
+    assert first == again != other
+    assert not any("resume" in run.options for run in fake.runs)  # its rows are written anew, not added
+
+
 def test_finished_jobs_are_handed_over_once(whole, tmp_path):
     _, folder, comparison = whole
     shutil.copytree(folder, tmp_path / "c")
-    runs = []
-
-    class Fake:
-        @staticmethod
-        def init(**options):
-            runs.append(FakeRun(options))
-            return runs[-1]
-
-    assert track(comparison, tmp_path / "c", Fake) == len(comparison.jobs)
-    assert track(comparison, tmp_path / "c", Fake) == 0
-    assert all(run.is_finished for run in runs)
-    assert len({run.options["id"] for run in runs}) == len(runs)
-    job, run = next((job, run) for job, run in zip(comparison.jobs, runs, strict=True) if job.task == "adversarial")
+    fake = FakeWandb()
+    assert track(comparison, tmp_path / "c", fake) == len(comparison.jobs)
+    assert track(comparison, tmp_path / "c", fake) == 0
+    assert all(run.is_finished for run in fake.runs)
+    assert len({run.options["id"] for run in fake.runs}) == len(fake.runs)
+    job, run = next(
+        (job, run) for job, run in zip(comparison.jobs, fake.runs, strict=True) if job.task == "adversarial"
+    )
     assert run.options["name"] == f"{job.task}/{job.agent}/seed-{job.seed}"
     gaps = [row["score/nll_test"] for row in run.rows if "score/nll_test" in row]
     assert gaps == [point.scores["nll_test"] for point in job.points]

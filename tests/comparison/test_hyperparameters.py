@@ -114,6 +114,9 @@ def test_new_agents_begin_with_ours_of_their_algorithm(spec):
             r"unknown environment 'SeqGAN/Oracl-v0' \(did you mean 'SeqGAN/Oracle-v0'",
         ),
         ("ppo: {CartPole-v1: {n_envs: 8}}", "ppo", "unknown environment 'CartPole-v1'"),
+        ("ppo: {learning_rate: 0.1}", "ppo", "unknown environment 'learning_rate'.*; settings stand below one of them"),
+        ("SeqGAN/Oracle-v0: {n_envs: 8}", "ppo", "SeqGAN/Oracle-v0 stands where an agent must; agents come first"),
+        ("default: {n_envs: 8}", "ppo", "default stands where an agent must"),
         ("ppo: {default: {n_epoch: 3}}", "ppo", r"unknown option 'n_epoch' of PPO \(did you mean 'n_epochs'\?\)"),
         ("ppo: {default: {learning_rat: 3}}", "ppo", "or did you mean the setting 'learning_rate'?"),
         (

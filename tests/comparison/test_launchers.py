@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -393,6 +394,18 @@ def test_ray_missing_is_said_with_what_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"launcher 'ray' needs the library ray.*pip install 'seqgan_rl\[ray\]'"):
         go([work(tmp_path, "one", "")], launcher="ray")
+
+
+def test_a_ray_that_does_not_come_up_is_one_line(tmp_path, monkeypatch):
+    def init(**options: object) -> None:
+        raise Exception("The current node timed out\nduring startup.")  # as Ray's own
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(InputError, match=r"^no Ray cluster could be started here .The current node timed out during"):
+        go([work(tmp_path, "one", "")], launcher="ray")
+    with pytest.raises(InputError, match=r"^no Ray cluster could be reached at address local "):
+        go([work(tmp_path, "one", "")], launcher="ray", address="local")
 
 
 def test_no_works_are_done_at_once():

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tyro
 import yaml
 
+from seqgan_rl import cli
 from seqgan_rl.adversarial.config import preset
 from seqgan_rl.comparison.experiment import ExactTrack, prepare, specs
 from seqgan_rl.comparison.hyperparameters import ENVIRONMENTS, FITTED, agent_spec, known_agents, settings_of
@@ -356,6 +358,21 @@ def test_a_job_that_is_given_up_ends_at_once(tmp_path):
         assert not (tmp_path / job.folder / "record.json").exists()
 
 
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_job_that_is_killed_goes_on_once(tmp_path, monkeypatch, kills):
+    config = TuneConfig(agent="a2c", env="SeqGAN/Exact-v0", folder=str(tmp_path))
+    job = next(job for job in specs(*prepare(config.comparison)) if job.agent == "a2c")
+    program = "import os, sys; seen = open(sys.argv[1] + '/seen', 'a'); "
+    program += f"seen.write('x'); seen.flush(); seen.tell() <= {kills} and os.kill(os.getpid(), 9)"
+    monkeypatch.setattr("seqgan_rl.comparison.tune.command_of", lambda job, folder: ("-c", program, str(folder)))
+    if kills == 1:
+        _make(tmp_path, job)
+    else:
+        with pytest.raises(InputError, match=r"stopped: killed by SIGKILL .*the same command goes on with it"):
+            _make(tmp_path, job)
+    assert (tmp_path / job.folder / "seen").read_text() == "xx"
+
+
 def test_data_of_a_search_are_none_of_a_comparison():
     run = preset("quick")
     mine = TuneConfig(run=replace(run, data=replace(run.data, test="lines.txt"))).comparison.run.data
@@ -366,6 +383,50 @@ def test_data_of_a_search_are_none_of_a_comparison():
 def test_the_command_line_can_show_it():
     config = tyro.cli(TuneConfig, args=["--agent", "rloo", "--trials", "3", "--generator.hidden-dim", "8"])
     assert (config.agent, config.trials, config.run.generator.hidden_dim) == ("rloo", 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preset", "quik"], "unknown preset 'quik'"),
+        (["--rounds", "3"], "rounds: decided by the search; use --seeds"),
+        (["--agent", "ppo", "--agent.learning-rate", "1"], "agent: decided by the search"),
+        (["--config", "x.yaml"], "rounds: decided by the search"),
+    ],
+)
+def test_what_the_command_line_refuses(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text("run: {rounds: 3}\n")
+    assert cli.main(["tune", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_presets_and_files_are_those_of_a_comparison(tmp_path, monkeypatch):
+    """So that what is searched is what is compared."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text("preset: quick\nagent: rloo\nbudget: 100\nrun: {generator: {hidden_dim: 5}}\n")
+    asked = []
+
+    def searched(config):
+        asked.append(config)
+        return SimpleNamespace(summary="")
+
+    monkeypatch.setattr("seqgan_rl.comparison.tune.tune", searched)
+    for arguments in (
+        ["--config", "x.yaml", "--budget", "200"],
+        ["--preset", "quick", "--trials", "3"],
+        ["--corpus", "proverbs"],
+        [],
+    ):
+        assert cli.main(["tune", *arguments]) == 0
+    quick = replace(preset("quick"), controls=())
+    assert [config.env.partition("/")[2] for config in asked] == ["Oracle-v0", "Oracle-v0", "Corpus-v0", "Oracle-v0"]
+    assert (asked[0].agent, asked[0].budget) == ("rloo", 200)
+    assert asked[0].run == replace(quick, generator=replace(quick.generator, hidden_dim=5))
+    assert (asked[1].run, asked[1].trials) == (quick, 3)
+    assert asked[2].run.preset.startswith("text/")
+    assert asked[3] == TuneConfig()
 
 
 def test_the_documentation_is_true(tmp_path):
