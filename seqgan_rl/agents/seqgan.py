@@ -88,8 +88,11 @@ class SeqGAN(OnPolicyAlgorithm):
         vf_coef: weight of the critic's squared error (baseline "learned").
         score_differences: every token is paid R(Y_{1:t}) - R(Y_{1:t-1}), the reward's own score of prefixes, R of
             nothing being 0, in place of what the environment pays: potential-based shaping (Ng, Harada, Russell 1999)
-            without rollouts, for rewards that mean something at a prefix, as a likelihood ratio or BLEU does. Action
-            values are then sums of what is still to come. Make the environment with ``shaping="none"``.
+            without rollouts, for rewards that mean something at a prefix, as a likelihood ratio or BLEU does. With the
+            baseline "rollout" the score of a prefix stands for its value, as rollouts would estimate it, and the
+            advantage of a token is its difference alone: little variance, and a bias by what later tokens lose or gain.
+            With any other baseline action values are the sums of what is still to come, unbiased. Make the environment
+            with ``shaping="none"``.
         policy_kwargs, stats_window_size, tensorboard_log, verbose, seed, device: as everywhere in SB3, but "auto" is
             the environment's device, where the rollouts of this policy run. ``has_eos`` and
             ``forbidden`` are taken from the environment where ``policy_kwargs`` does not name them.
@@ -241,8 +244,9 @@ class SeqGAN(OnPolicyAlgorithm):
         score_BT = torch.where(batch.is_action_BT, score_BT, 0.0)
         self.num_prefixes_scored += int(batch.is_action_BT.sum()) - len(score_BT)  # whole ones are the environment's
         reward_BT = torch.where(batch.is_action_BT, score_BT - nn.functional.pad(score_BT, (1, -1)), 0.0)
-        q_BT = torch.where(batch.is_action_BT, reward_to_go(reward_BT), 0.0)
-        return replace(batch, reward_BT=reward_BT, q_BT=q_BT, has_rollouts=False)
+        stands_for_value = self.baseline == "rollout"
+        q_BT = score_BT if stands_for_value else torch.where(batch.is_action_BT, reward_to_go(reward_BT), 0.0)
+        return replace(batch, reward_BT=reward_BT, q_BT=q_BT, has_rollouts=stands_for_value)
 
     def _play_one_each(self, env: VecEnv, callback: BaseCallback) -> Played | None:
         """One sequence from every sub-environment: tokens, action marks, action values, rewards, and whether the values

@@ -225,6 +225,7 @@ def test_the_delayed_actor_plays() -> None:
 def test_score_differences_sum_to_the_reward() -> None:
     """R = 1 per word 1, less the length / 10, of prefixes too; a prompt's own score belongs to the first action."""
     agent = new_agent(vec_env(variable_length=True), score_differences=True)
+    agent.baseline = "none"
     assert agent.env is not None
     count = FunctionReward(lambda tokens_BT, lengths_B: (tokens_BT == 1).sum(dim=1) - lengths_B / 10)
     agent.env.env_method("set_reward", count)

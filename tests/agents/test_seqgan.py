@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from seqgan_rl import GeneratorPolicy, LSTMGenerator, Oracle, SeqGAN, make_sb3_env
+from seqgan_rl.agents.policy_gradient import advantages
 from seqgan_rl.agents.seqgan import SequenceBatch
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.envs.environment import ExactEnv
@@ -538,7 +539,8 @@ def test_differences_of_scores_leave_the_exact_gradient(variable_length: bool) -
     """Over all sequences, each as often as it is played: Σ_Y π(Y) Σ_t (R(Y) - R(Y_{1:t-1})) ∇ log π(y_t | Y_{1:t-1}) is
     ∇J by autograd, whatever the reward says of prefixes."""
     options: dict[str, Any] = {"vocab_size": 3, "sequence_length": 4, "variable_length": variable_length}
-    agent = make_agent(vec_env("adapter", 2, shaping="none", **options), score_differences=True)
+    env = vec_env("adapter", 2, shaping="none", **options)
+    agent = make_agent(env, score_differences=True, baseline="leave_one_out")
     assert agent.env is not None
     table_N = torch.rand(5000, generator=torch.Generator().manual_seed(0))
     agent.env.env_method(
@@ -560,6 +562,11 @@ def test_differences_of_scores_leave_the_exact_gradient(variable_length: bool) -
     found = torch.autograd.grad((probability_N.detach()[:, None] * paid.q_BT * logp_NT).sum(), weights)
     for got, gradient in zip(found, expected, strict=True):
         torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-6)
+    agent.baseline = "rollout"  # then a token's advantage is its own difference, but for the first
+    paid = agent._paid_by_differences(SequenceBatch(tokens_NT, is_action_NT, zero_NT, zero_NT))
+    advantage_NT = advantages(paid.q_BT, is_action_NT, "rollout")
+    assert paid.has_rollouts
+    torch.testing.assert_close(advantage_NT[:, 1:], paid.reward_BT[:, 1:])
 
 
 def test_a_penalty_that_rollouts_do_not_hold_is_refused_with_the_fix() -> None:
