@@ -43,7 +43,7 @@ from seqgan_rl.discriminators import (
 from seqgan_rl.models.compiled import is_compiled, set_compiled
 from seqgan_rl.models.files import load_model, save_model
 from seqgan_rl.models.generator import Generator, generators
-from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer
+from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer, output_bias
 from seqgan_rl.models.scheduled_sampling import ScheduledSamplingTrainer
 from seqgan_rl.models.vae import SequenceVAE, VAETrainer
 from seqgan_rl.rewards import Reward, ShuffledReward, check_batch, rewards
@@ -183,6 +183,9 @@ def _check_parts(config: RunConfig, data: RunData) -> None:
         for name in (config.agent.reward, *(control for control in config.controls if control in rewards)):
             check_batch(_reward(config, name, parts), num_envs=config.agent.batch_size, has_eos=vocabulary.has_eos)
         reward_of_samples(config, data)
+        for stage in ("mle", *({"scheduled_sampling"} & set(config.controls))):
+            if getattr(config, stage).frequency_bias:
+                output_bias(generator, f"{stage}.frequency_bias")
         if "vae" in config.controls:
             _vae(config, data)
         if config.agent.rollouts:  # a round's random numbers; taken from the system only when they are written
