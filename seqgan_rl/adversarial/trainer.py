@@ -51,7 +51,7 @@ from seqgan_rl.rewards.base import RewardParts, as_reward
 from seqgan_rl.rewards.controls import ConstantReward
 
 CONTINUED_EPOCHS = 20
-"""Epochs of the control "mle_continued": several times the sequences that the agent plays."""
+"""Epochs of the control "mle_continued", and more where the agent has generated more tokens than these hold."""
 
 
 def train(
@@ -383,7 +383,7 @@ class Run(Session):
         ):
             loop = Rounds(self, name, agent, reward, adversary, bar, state)
             adversary.loop = loop
-            callbacks: list[BaseCallback] = [loop, adversary, Evaluation(loop)]
+            callbacks: list[BaseCallback] = [loop, adversary, Evaluation(loop, mle)]
             if (ranks := distributed.ranks()) is not None:
                 callbacks.insert(1, _SameWeights(ranks, agent.policy, trainer.discriminator))
             learn(agent, config, callbacks)
@@ -418,13 +418,16 @@ class Run(Session):
 
     def _mle_continued(self, state: dict[str, Any] | None) -> None:
         """Control: what more maximum likelihood would have done with the time."""
-        generator = self._load_generator("mle").requires_grad_(True)
+        generator, mle = self._load_generator("mle").requires_grad_(True), self.config.mle
+        tokens_of_epoch = int((self.split("train") != generator.pad_id).sum())
+        epochs = max(CONTINUED_EPOCHS, -(-self._tokens_played() // tokens_of_epoch))
         config = LikelihoodConfig(
             learning_rate=self._last_learning_rate(),
-            batch_size=self.config.mle.batch_size,
-            max_epochs=CONTINUED_EPOCHS,
-            patience=CONTINUED_EPOCHS,
-            weight_decay=self.config.mle.weight_decay,
+            batch_size=mle.batch_size,
+            max_epochs=epochs,
+            patience=epochs,
+            clip_norm=mle.clip_norm,
+            weight_decay=mle.weight_decay,
         )
         self._fit("mle_continued", "MLE continued", generator, config, state)
         save_model(self.folder / "controls" / "mle_continued", generator, self.config.generator.name)
@@ -433,6 +436,11 @@ class Run(Session):
         """The step size with which the MLE ended."""
         rows = [row for row in read_metrics(self.folder) if row.get("agent") == "mle" and "mle/learning_rate" in row]
         return float(rows[-1]["mle/learning_rate"]) if rows else self.config.mle.learning_rate
+
+    def _tokens_played(self) -> int:
+        """What the agent has generated, in tokens; 0 where none has played."""
+        rows = [row for row in read_metrics(self.folder) if row.get("agent") == self.config.agent.algorithm]
+        return max((int(row["tokens"]) for row in rows if row.get("tokens") is not None), default=0)
 
     # --- parts --------------------------------------------------------------------------------------------------
 
