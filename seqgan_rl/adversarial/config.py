@@ -452,6 +452,7 @@ def _presets() -> dict[str, RunConfig]:
             preset="text/1",
             generator=GeneratorConfig(embedding_dim=64, hidden_dim=128),
             mle=LikelihoodConfig(learning_rate=0.005, max_epochs=12, patience=1, decays=2),
+            scheduled_sampling=ScheduledSamplingConfig(),
             discriminator=DiscriminatorConfig(pretrain_minibatches=1_000, pretrain_patience=2, weight_decay=0.1),
             rounds=40,
             evaluation=EvaluationConfig(samples=1024),

@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from seqgan_rl.adversarial.agent import agent_state, check_finite, load_agent_state
 from seqgan_rl.adversarial.callback import AdversarialCallback
 from seqgan_rl.adversarial.player import Player
+from seqgan_rl.adversarial.round_figures import RoundFigures
 from seqgan_rl.adversarial.session import Session, fitting
 from seqgan_rl.agents.policy import GeneratorActorCritic
-from seqgan_rl.agents.seqgan import SeqGAN
 from seqgan_rl.core.streams import stream
 from seqgan_rl.discriminators import DiscriminatorTrainer
 from seqgan_rl.evaluation import Scores
@@ -113,8 +113,9 @@ class Rounds(BaseCallback):
         self.tokens_before = self._tokens_at_start = 0
         """Tokens generated when the last round began."""
         self._is_done = run.config.rounds == 0 and not run.config.has_budget
-        self._returns: list[float] = []
-        """Rewards of the sequences that ended in this round."""
+        self.figures = RoundFigures(agent)
+        self._minibatches = 0
+        """The discriminator's minibatches when the round began."""
 
     @property
     def generator(self) -> Generator:
@@ -131,11 +132,13 @@ class Rounds(BaseCallback):
             with fitting(self.run.folder):
                 self._load(self._state)
             self._state = None
+            self._minibatches = self._minibatches_now
             self._tokens_at_start = self.agent.num_timesteps
             self.bar.update(self.round - self.bar.n)
             return
         if self._has_collected:
             self._end_round()
+        self._minibatches = self._minibatches_now
         self._tokens_at_start = self.agent.num_timesteps
         self.watch.stop()
         self.run.checkpoint_if_due(self._state_dict)
@@ -147,6 +150,7 @@ class Rounds(BaseCallback):
         self.tokens_before = self._tokens_at_start
         self._has_collected = False
         check_finite(self.agent)
+        self.figures.record_update(self._minibatches_now - self._minibatches)
         for name, value in self.used.items():
             self.agent.logger.record(name, value)
         self.agent.logger.dump(self.round)
@@ -156,9 +160,7 @@ class Rounds(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self._has_collected = True
-        if self._returns and not isinstance(self.agent, SeqGAN):  # which records its own
-            self.agent.logger.record("agent/reward", float(np.mean(self._returns)))
-        self._returns.clear()
+        self.figures.record_collection()
 
     @torch.no_grad()
     def _take_average(self) -> None:
@@ -170,7 +172,7 @@ class Rounds(BaseCallback):
     def _on_step(self) -> bool:
         if not np.isfinite(self.locals["rewards"]).all():
             raise FloatingPointError("a reward is not finite; check the reward, or the discriminator behind it")
-        self._returns += [info["sequence_reward"] for info in self.locals["infos"] if "sequence_reward" in info]
+        self.figures.observe(self.locals["infos"])
         return not self.is_over
 
     @property
@@ -182,6 +184,10 @@ class Rounds(BaseCallback):
             "evaluations": scored + getattr(self.agent, "num_prefixes_scored", 0),
             "time/training": round(self.watch.seconds, 3),
         }
+
+    @property
+    def _minibatches_now(self) -> int:
+        return 0 if self.adversary.trainer is None else self.adversary.trainer.minibatches
 
     @property
     def is_over(self) -> bool:
@@ -204,6 +210,8 @@ class Rounds(BaseCallback):
             self._has_warned = True
             text = " and ".join(f"{key} {self.start_scores[key]:.3g} -> {now[key]:.3g}" for key in fallen)
             self.run.say(f"{self.name}: the generator is collapsing at round {self.round}: {text}")
+            shares = {f"alarm/{key}": now[key] / self.start_scores[key] for key in fallen}
+            self.run.log.write(self.name, "round", self.round, shares)
         rise = now["valid_nll"] - self.start_scores["valid_nll"]
         if self.own_generator is not None and rise > self.run.config.evaluation.max_nll_rise:
             self.stop_reason = f"validation NLL has risen by {rise:.3g} nats per token"
@@ -236,11 +244,11 @@ class Rounds(BaseCallback):
 
 
 class Evaluation(BaseCallback):
-    """Last at the start of a round: score the generator every so many rounds."""
+    """Last at the start of a round: score the generator every so many rounds, beside the one at the start."""
 
-    def __init__(self, loop: Rounds) -> None:
+    def __init__(self, loop: Rounds, start: Generator) -> None:
         super().__init__()
-        self.loop = loop
+        self.loop, self.start = loop, start
 
     def _on_rollout_start(self) -> None:
         loop = self.loop
@@ -257,7 +265,7 @@ class Evaluation(BaseCallback):
         generator = loop.generator
         valid_nll, held_out = run.valid_nll(generator), run.held_out(loop.adversary.trainer, generator)
         extra = {"eval/nll_valid": valid_nll} | {f"discriminator/{key}": value for key, value in held_out.items()}
-        extra |= loop.used
+        extra |= {"eval/kl_to_start": run.kl(generator, self.start), **loop.used}
         scores = run.evaluate(loop.name, "round", loop.round, generator, **extra)
         quality = "" if scores.nll_oracle is None else f"NLL_oracle {scores.nll_oracle:.3f}, "
         loop.bar.set_postfix_str(

@@ -19,7 +19,7 @@ from seqgan_rl.core.streams import stream
 from seqgan_rl.discriminators import DiscriminatorTrainer
 from seqgan_rl.evaluation import Scores
 from seqgan_rl.models.generator import Generator
-from seqgan_rl.models.likelihood import nll_per_token
+from seqgan_rl.models.likelihood import nll_per_token, sequence_nll
 from seqgan_rl.rewards import Reward, rewards
 from seqgan_rl.rewards.base import RewardParts, as_reward
 
@@ -98,8 +98,15 @@ class Session:
         rng = stream(self.config.seed, f"held out {trainer.minibatches}")
         fake_BT = generator.sample(len(valid_BT), forbidden=self.data.forbidden, rng=rng)
         record = trainer.held_out(valid_BT, fake_BT)
-        names = {"auc": "held_out_auc", **{name: name for name in ("held_out_loss", "held_out_calibration")}}
-        return {name: record[key] for name, key in names.items()}
+        return {"auc" if name == "held_out_auc" else name: value for name, value in record.items()}
+
+    def kl(self, generator: Generator, reference: Generator) -> float:
+        """KL(generator ‖ reference) of what the run samples, nats per token, on sequences drawn for the purpose, the
+        same random numbers every time."""
+        options: dict[str, Any] = {"forbidden": self.data.forbidden}
+        tokens_NT = generator.sample(self.config.evaluation.samples, rng=stream(self.config.seed, "kl"), **options)
+        excess_N = sequence_nll(reference, tokens_NT, **options) - sequence_nll(generator, tokens_NT, **options)
+        return float(excess_N.sum()) / int((tokens_NT != generator.pad_id).sum())
 
 
 def reward_of_samples(config: RunConfig, data: RunData) -> Reward | None:

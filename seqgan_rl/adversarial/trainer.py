@@ -43,7 +43,7 @@ from seqgan_rl.discriminators import (
 from seqgan_rl.models.compiled import is_compiled, set_compiled
 from seqgan_rl.models.files import load_model, save_model
 from seqgan_rl.models.generator import Generator, generators
-from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer
+from seqgan_rl.models.likelihood import LikelihoodConfig, LikelihoodTrainer, output_bias
 from seqgan_rl.models.scheduled_sampling import ScheduledSamplingTrainer
 from seqgan_rl.models.vae import SequenceVAE, VAETrainer
 from seqgan_rl.rewards import Reward, ShuffledReward, check_batch, rewards
@@ -53,7 +53,7 @@ from seqgan_rl.rewards.controls import ConstantReward
 logger = logging.getLogger(__name__)
 
 CONTINUED_EPOCHS = 20
-"""Epochs of the control "mle_continued": several times the sequences that the agent plays."""
+"""Epochs of the control "mle_continued", and more where the agent has generated more tokens than these hold."""
 
 
 def train(
@@ -187,6 +187,9 @@ def _check_parts(config: RunConfig, data: RunData) -> None:
         for name in (config.agent.reward, *(control for control in config.controls if control in rewards)):
             check_batch(_reward(config, name, parts), num_envs=config.agent.batch_size, has_eos=vocabulary.has_eos)
         reward_of_samples(config, data)
+        for stage in ("mle", *({"scheduled_sampling"} & set(config.controls))):
+            if getattr(config, stage).frequency_bias:
+                output_bias(generator, f"{stage}.frequency_bias")
         if "vae" in config.controls:
             _vae(config, data)
         if config.agent.rollouts:  # a round's random numbers; taken from the system only when they are written
@@ -385,7 +388,7 @@ class Run(Session):
         ):
             loop = Rounds(self, name, agent, reward, adversary, bar, state)
             adversary.loop = loop
-            callbacks: list[BaseCallback] = [loop, adversary, Evaluation(loop)]
+            callbacks: list[BaseCallback] = [loop, adversary, Evaluation(loop, mle)]
             if (ranks := distributed.ranks()) is not None:
                 callbacks.insert(1, _SameWeights(ranks, agent.policy, trainer.discriminator))
             learn(agent, config, callbacks)
@@ -420,13 +423,16 @@ class Run(Session):
 
     def _mle_continued(self, state: dict[str, Any] | None) -> None:
         """Control: what more maximum likelihood would have done with the time."""
-        generator = self._load_generator("mle").requires_grad_(True)
+        generator, mle = self._load_generator("mle").requires_grad_(True), self.config.mle
+        tokens_of_epoch = int((self.split("train") != generator.pad_id).sum())
+        epochs = max(CONTINUED_EPOCHS, -(-self._tokens_played() // tokens_of_epoch))
         config = LikelihoodConfig(
             learning_rate=self._last_learning_rate(),
-            batch_size=self.config.mle.batch_size,
-            max_epochs=CONTINUED_EPOCHS,
-            patience=CONTINUED_EPOCHS,
-            weight_decay=self.config.mle.weight_decay,
+            batch_size=mle.batch_size,
+            max_epochs=epochs,
+            patience=epochs,
+            clip_norm=mle.clip_norm,
+            weight_decay=mle.weight_decay,
         )
         self._fit("mle_continued", "MLE continued", generator, config, state)
         save_model(self.folder / "controls" / "mle_continued", generator, self.config.generator.name)
@@ -435,6 +441,11 @@ class Run(Session):
         """The step size with which the MLE ended."""
         rows = [row for row in read_metrics(self.folder) if row.get("agent") == "mle" and "mle/learning_rate" in row]
         return float(rows[-1]["mle/learning_rate"]) if rows else self.config.mle.learning_rate
+
+    def _tokens_played(self) -> int:
+        """What the agent has generated, in tokens; 0 where none has played."""
+        rows = [row for row in read_metrics(self.folder) if row.get("agent") == self.config.agent.algorithm]
+        return max((int(row["tokens"]) for row in rows if row.get("tokens") is not None), default=0)
 
     # --- parts --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from seqgan_rl.agents.policy import GeneratorPolicy
-from seqgan_rl.agents.seqgan import Played, SeqGAN, SequenceBatch
+from seqgan_rl.agents.seqgan import Played, SeqGAN, SequenceBatch, record_spread
 from seqgan_rl.core.modules import adam
 from seqgan_rl.models.generator import Generator
 
@@ -143,12 +143,16 @@ class ActorCritic(SeqGAN):
         with torch.no_grad():
             probs_BTA = self._probabilities(self.delayed_actor or self.policy.generator, tokens_BT)
             target_BT = td_targets(batch.reward_BT, is_action_BT, probs_BTA, self.target_critic.logits(tokens_BT))
-        q_BTA = self.critic.logits(tokens_BT)
-        taken_BT = q_BTA.gather(2, tokens_BT.masked_fill(~is_action_BT, 0)[:, :, None]).squeeze(2)
+        q_BTA, actions_BT1 = self.critic.logits(tokens_BT), tokens_BT.masked_fill(~is_action_BT, 0)[:, :, None]
+        taken_BT = q_BTA.gather(2, actions_BT1).squeeze(2)
         error = (taken_BT - target_BT)[is_action_BT].square().mean()
         variance = (q_BTA - q_BTA.mean(dim=2, keepdim=True)).square().sum(dim=2)[is_action_BT].mean()
         self.logger.record("agent/td_error", float(error.detach().sqrt()))
         self.logger.record("agent/q_variance", float(variance.detach()))
+        played_BT = probs_BTA.gather(2, actions_BT1).squeeze(2)
+        self.logger.record("agent/entropy_sampled", -float(played_BT[is_action_BT].log().mean()))
+        advantage_BT = taken_BT.detach() - (probs_BTA * q_BTA.detach()).sum(dim=2)
+        record_spread(self.logger, advantage_BT[is_action_BT])
         return error + self.variance_penalty * variance
 
     def _actor_loss(self, batch: SequenceBatch) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqgan_rl.agents.policy import GeneratorPolicy
 from seqgan_rl.agents.policy_gradient import clipped_surrogate, group_relative, k3, prompt_groups
-from seqgan_rl.agents.seqgan import SeqGAN, SequenceBatch
+from seqgan_rl.agents.seqgan import SeqGAN, SequenceBatch, record_spread
 from seqgan_rl.models.generator import Generator
 
 INNER_FIGURES = tuple(
@@ -130,5 +130,5 @@ class GRPO(SeqGAN):
             ("clip_fraction", is_outside_BT.float()),
         ):
             self.logger.record(f"agent/{name}", float(value_BT.detach()[is_action_BT].mean()))
-        self.logger.record("agent/weight_spread", float(advantage_B1.std(correction=0)))
+        record_spread(self.logger, advantage_B1)
         return loss

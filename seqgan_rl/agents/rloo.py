@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seqgan_rl.agents.policy import GeneratorPolicy
 from seqgan_rl.agents.policy_gradient import leave_one_out, prompt_groups
-from seqgan_rl.agents.seqgan import SeqGAN, SequenceBatch
+from seqgan_rl.agents.seqgan import SeqGAN, SequenceBatch, record_spread
 
 
 class RLOO(SeqGAN):
@@ -78,7 +78,7 @@ class RLOO(SeqGAN):
         advantage_B = leave_one_out(
             reward_B, prompt_groups(batch.tokens_BT, batch.is_action_BT, self.policy.num_actions)
         )
-        self.logger.record("agent/weight_spread", float(advantage_B.std(correction=0)))
+        record_spread(self.logger, advantage_B)
         weight_BT = advantage_B[:, None] * batch.is_action_BT / len(advantage_B)
         loss, logp_BT = self.policy.weighted_nll(batch.tokens_BT, weight_BT)
         self.logger.record("agent/entropy_sampled", -float(logp_BT[batch.is_action_BT].mean()))

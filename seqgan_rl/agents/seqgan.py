@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -229,9 +230,7 @@ class SeqGAN(OnPolicyAlgorithm):
         if self.score_differences:
             self.batch = self._paid_by_differences(self.batch)
         self.logger.record("agent/reward", float(self.batch.return_B.mean()))
-        value_T = mean_per_position(self.batch.q_BT, self.batch.is_action_BT)
-        for name, t in (("first", 0), ("middle", len(value_T) // 2), ("last", -1)):
-            self.logger.record(f"agent/value_{name}", float(value_T[t]))
+        record_values(self.logger, self.batch.q_BT, self.batch.is_action_BT)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -323,10 +322,7 @@ class SeqGAN(OnPolicyAlgorithm):
             baseline,
             None if value_BT is None else value_BT.detach(),
         )
-        weight = spread(weight_BT, is_action_BT)
-        self.logger.record("agent/weight_spread", weight["advantage_std"])
-        for percentile in ("p5", "p95"):
-            self.logger.record(f"agent/weight_{percentile}", weight[f"advantage_{percentile}"])
+        record_spread(self.logger, weight_BT[is_action_BT])
         if self.normalize:
             weight_BT = normalised(weight_BT, is_action_BT)
         # minus Eq. (7): summed over t; over B the mean, or the sum as in the authors' program
@@ -405,3 +401,18 @@ class SeqGAN(OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "batch", "reference", "real"]
+
+
+def record_values(logger: Logger, value_NT: Tensor, is_action_NT: Tensor) -> None:
+    """Record the mean action value at the first, the middle and the last position."""
+    value_T = mean_per_position(value_NT, is_action_NT)
+    for name, t in (("first", 0), ("middle", len(value_T) // 2), ("last", -1)):
+        logger.record(f"agent/value_{name}", float(value_T[t]))
+
+
+def record_spread(logger: Logger, weights: Tensor) -> None:
+    """Record the standard deviation and the 5th and 95th percentiles of weights (Q or advantage) of any shape."""
+    found = spread(weights, torch.ones_like(weights, dtype=torch.bool))
+    logger.record("agent/weight_spread", found["advantage_std"])
+    for percentile in ("p5", "p95"):
+        logger.record(f"agent/weight_{percentile}", found[f"advantage_{percentile}"])

@@ -50,6 +50,7 @@ def adam(
             {"params": [weight for weight in parameters if id(weight) not in ids], "weight_decay": weight_decay},
             {"params": [weight for weight in parameters if id(weight) in ids], "weight_decay": 0.0},
         ]
+    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, **{"fused": is_fused, **options})
 
 

@@ -76,20 +76,25 @@ def likelihood_loss(generator: Generator, tokens_BT: Tensor) -> Tensor:
     return generator.weighted_nll(tokens_BT, is_token_BT / is_token_BT.sum())[0]
 
 
+def output_bias(generator: Generator, setting: str = "frequency_bias") -> Tensor:
+    """What ``frequency_bias`` sets, (A,). InputError, which names the setting, for a generator that has none."""
+    bias_A, A = getattr(generator, "output_bias", None), generator.num_actions
+    if not isinstance(bias_A, Tensor) or bias_A.shape != (A,):
+        raise InputError(
+            f"{setting} needs a generator with an output_bias of shape ({A},), which "
+            f"{type(generator).__name__} has not; set it to false"
+        )
+    return bias_A
+
+
 @torch.no_grad()
 def set_frequency_bias(generator: Generator, tokens_BT: Tensor) -> None:
     """Put the output bias at the log frequencies of the tokens, each counted half a time more (PAD never).
 
     Raises InputError for a generator without an ``output_bias`` of shape (A,).
     """
-    bias_A, A = getattr(generator, "output_bias", None), generator.num_actions
-    if not isinstance(bias_A, Tensor) or bias_A.shape != (A,):
-        raise InputError(
-            f"frequency_bias needs a generator with an output_bias of shape ({A},), which "
-            f"{type(generator).__name__} has not; set it to false"
-        )
-    count_A = torch.bincount(tokens_BT[tokens_BT != generator.pad_id], minlength=A) + 0.5
-    bias_A.copy_(count_A.log() - count_A.log().mean())
+    count_A = torch.bincount(tokens_BT[tokens_BT != generator.pad_id], minlength=generator.num_actions) + 0.5
+    output_bias(generator).copy_(count_A.log() - count_A.log().mean())
 
 
 class LikelihoodTrainer:

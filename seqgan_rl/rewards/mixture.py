@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqgan_rl.core.errors import InputError
 from seqgan_rl.discriminators.base import Discriminator
 from seqgan_rl.rewards.base import Reward, row_by_row
 
@@ -13,13 +14,17 @@ class MixtureReward(Reward):
     """R(Y) = Σ_i w_i R_i(Y).
 
     Args:
-        terms: pairs of weight and reward, at least one. InputError for a reward that acts on whole batches.
+        terms: pairs of weight and reward, at least one. InputError for a reward that acts on whole batches, and for a
+            weight that is not finite.
     """
 
     def __init__(self, terms: list[tuple[float, Reward]]) -> None:
         if not terms:
             raise ValueError("a mixture needs at least one reward, got none")
         self.weights = [float(weight) for weight, _ in terms]
+        for weight in self.weights:
+            if not abs(weight) <= torch.finfo(torch.float32).max:
+                raise InputError(f"the weights of a mixture of rewards must be finite numbers, got {weight}")
         self.rewards = [row_by_row(reward, "a mixture") for _, reward in terms]
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:

@@ -107,6 +107,8 @@ def descending_ranks(values: Tensor) -> Tensor:
     >>> descending_ranks(torch.tensor([0.2, 0.9, 0.2, 0.5])).tolist()
     [3.5, 1.0, 3.5, 2.0]
     """
+    if values.numel() == 0:  # where all sub-environments have just been reset, nothing is scored
+        return values.double()
     value_TB = values.double().reshape(len(values), -1).T.contiguous()
     sorted_TB = value_TB.sort(dim=1).values
     below_TB = torch.searchsorted(sorted_TB, value_TB, right=False)

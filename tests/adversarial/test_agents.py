@@ -118,7 +118,13 @@ def test_a_run_has_the_stages_rows_and_models_of_a_seqgan_run(finished, algorith
         assert [row["tokens"] for row in played] == [48, 96, 144, 192]  # 8 sub-environments, T = 6
         assert [row["round"] for row in mine if "eval/nll_test" in row] == [0, 2, 4]
         assert any("discriminator/loss" in row for row in played) == (name != "constant")
+        scored = [row for row in mine if "eval/nll_test" in row]
+        assert all(0 <= row["discriminator/held_out_accuracy"] <= 1 for row in scored)
+        assert (abs(scored[0]["eval/kl_to_start"]) < 1e-6) == (algorithm in ON_POLICY)  # DQN is greedy from the start
+        assert ("agent/weight_spread" in played[-1]) == ("agent/value_middle" in played[-1]) == (algorithm in ON_POLICY)
         trained = [row for row in played if "train/n_updates" in row]
+        assert all(row["agent/gradient_norm"] >= 0 for row in trained)
+        assert all("discriminator/minibatches_per_update" in row for row in trained)
         assert len(trained) == (4 if algorithm in ON_POLICY else 3)  # the first round fills the replay buffer
     assert (run / "generator").is_dir() == (algorithm in ON_POLICY)
     assert (run / "agent").is_dir() == (algorithm in OFF_POLICY)

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from seqgan_rl.adversarial import results, rounds, session, trainer
-from seqgan_rl.adversarial.config import CONTROLS, DataConfig
+from seqgan_rl.adversarial.config import CONTROLS, PRESETS, DataConfig
 from seqgan_rl.adversarial.results import evaluate, load_run, sample
 from seqgan_rl.adversarial.run_folder import RunFolder, read_metrics
 from seqgan_rl.adversarial.trainer import train
@@ -287,6 +287,30 @@ def test_continued_mle_begins_with_the_step_size_that_the_mle_ended_with(tiny, t
     rows = [row for row in numbers(tmp_path / "run") if "mle/learning_rate" in row]
     assert [row["mle/learning_rate"] for row in rows if row["agent"] == "mle"][-1] == pytest.approx(step_size)
     assert next(row for row in rows if row["agent"] == "mle_continued")["mle/learning_rate"] == pytest.approx(step_size)
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_scheduled_sampling_is_regularised_as_the_mle_that_it_is_compared_with(name):
+    config = PRESETS[name]
+    for setting in ("weight_decay", "frequency_bias"):
+        assert getattr(config.scheduled_sampling, setting) == getattr(config.mle, setting)
+
+
+def test_mle_continued_has_the_agents_budget_and_clips_as_the_mle_did(tiny, tmp_path, monkeypatch):
+    """9 rounds of 8 sub-environments and T = 6 are 432 tokens, an epoch of 64 sequences 384: two epochs."""
+    monkeypatch.setattr(trainer, "CONTINUED_EPOCHS", 1)
+    configs, fit = {}, trainer.Run._fit
+
+    def noting(self, stage, label, generator, config, *rest):
+        configs[stage] = config
+        fit(self, stage, label, generator, config, *rest)
+
+    monkeypatch.setattr(trainer.Run, "_fit", noting)
+    changes = {"data": {"train_size": 64}, "mle": {"clip_norm": 0.5, "weight_decay": 0.1}}
+    train(tiny(**changes, rounds=9, controls=["mle_continued"]), tmp_path / "run", progress=False)
+    continued = configs["mle_continued"]
+    assert (continued.max_epochs, continued.patience) == (2, 2)
+    assert (continued.clip_norm, continued.weight_decay, continued.frequency_bias) == (0.5, 0.1, False)
 
 
 def test_resume_goes_by_the_runs_own_settings(finished, tiny, tmp_path):
@@ -566,6 +590,9 @@ def test_a_run_that_collapses_says_so(tiny, tmp_path, caplog):
     alarms = [r.getMessage() for r in caplog.records if "collapsing" in r.getMessage()]
     assert len(alarms) == 1
     assert "seqgan: the generator is collapsing at round" in alarms[0]
+    rows = [row for row in read_metrics(RunFolder(tmp_path / "run")) if any(key.startswith("alarm/") for key in row)]
+    assert len(rows) == 1
+    assert 0 < min(value for key, value in rows[0].items() if key.startswith("alarm/")) < 0.5
     assert "entropy" in alarms[0]
     assert max(row.get("round", 0) for row in numbers(tmp_path / "run")) == 40
 
@@ -674,6 +701,18 @@ def test_parts_of_ones_own_train_resume_and_sample(tiny, tmp_path, monkeypatch, 
         ({"network": {"widths": [3]}}, "widths and filters"),
         ({"generator": {"init_std": -1}}, "std"),
         ({"agent": {"num_rollouts": 10**13}}, "memory"),
+        (
+            {"generator": {"name": "test_bigram"}, "mle": {"frequency_bias": True}},
+            "mle.frequency_bias needs a generator",
+        ),
+        (
+            {
+                "generator": {"name": "test_bigram"},
+                "scheduled_sampling": {"frequency_bias": True},
+                "controls": ["scheduled_sampling"],
+            },
+            "scheduled_sampling.frequency_bias needs a generator with an output_bias of .*, which Bigram has not",
+        ),
         ({"device": "gpu"}, "device must be 'cpu' or a CUDA device"),
         ({"device": "cuda:99"}, "CUDA"),
     ],

@@ -13,7 +13,8 @@ from torch import Tensor
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.envs.exact import ExactTask, SequenceTree
-from seqgan_rl.models.generator import LSTMGenerator
+from seqgan_rl.models.decoding import State
+from seqgan_rl.models.generator import Generator, LSTMGenerator
 from seqgan_rl.models.likelihood import (
     LikelihoodConfig,
     LikelihoodTrainer,
@@ -254,3 +255,28 @@ def test_the_frequency_bias_needs_an_output_bias() -> None:
     del generator.output_bias
     with pytest.raises(InputError, match=r"needs a generator with an output_bias of shape \(3,\), which LSTMGenerator"):
         set_frequency_bias(generator, torch.zeros(2, 3, dtype=torch.int64))
+
+
+class Unigram(Generator):
+    """One weight a word and no matrix."""
+
+    def __init__(self, num_actions: int, sequence_length: int) -> None:
+        super().__init__(num_actions, sequence_length, False)
+        self.output_bias = torch.nn.Parameter(torch.zeros(num_actions))
+
+    def initial_state(self, batch_size: int) -> State:
+        return (self.output_bias.new_zeros(batch_size, 1),)
+
+    def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
+        return self.output_bias.expand(len(tokens_B), -1), state
+
+
+def test_a_generator_of_biases_alone_has_nothing_to_decay() -> None:
+    tokens_BT = torch.from_numpy(np.random.default_rng(0).integers(3, size=(32, 4)))
+    weights = []
+    for weight_decay in (0.0, 0.9):
+        config = LikelihoodConfig(weight_decay=weight_decay, max_epochs=2)
+        trainer = LikelihoodTrainer(Unigram(3, 4), tokens_BT, tokens_BT, config, np.random.default_rng(0))
+        list(trainer.epochs())
+        weights.append(trainer.generator.state_dict()["output_bias"])
+    assert torch.equal(*weights)

@@ -148,6 +148,9 @@ def test_a_mixture_is_the_weighted_sum_and_hands_its_discriminator_on() -> None:
     assert mixture.components[0].discriminator is second
     assert mixture.components[1].discriminator is None
     assert mixture.reads_sequences
+    for weight in (float("nan"), float("inf"), -1e39):  # the last is infinite in float32
+        with pytest.raises(InputError, match="the weights of a mixture of rewards must be finite numbers"):
+            MixtureReward([(1.0, ConstantReward()), (weight, ConstantReward())])
     assert not MixtureReward([(1.0, ConstantReward())]).reads_sequences
     with pytest.raises(ValueError, match="at least one reward, got none"):
         MixtureReward([])
