@@ -37,7 +37,7 @@ BUFFER_BYTES = 2**26
 """Observations in a replay buffer by default, at the most; a checkpoint holds them all."""
 SEQGAN_ONLY = ("weights", "baseline", "normalize", "loss", "kl_coef", "mle_coef")
 """Settings of the agent that no other algorithm here has."""
-SHARED = ("learning_rate", "max_grad_norm", "ent_coef", "score_differences")
+SHARED = ("learning_rate", "max_grad_norm", "ent_coef")
 """Settings of the agent that are arguments of the algorithm under the same name."""
 OF_THE_RUN = ("gamma", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "stats_window_size")
 AT_LEAST_1 = (
@@ -191,7 +191,7 @@ def _made(algorithm: type[Any], parts: AgentParts, shaping: str, policy_kwargs: 
         _refuse_unread(own, [*SEQGAN_ONLY, *(name for name in SHARED if name not in known)], algorithm.__name__)
     model = algorithm(
         env=parts.make_env(shaping),
-        **{name: getattr(own, name) for name in SHARED if name in known},
+        **{name: getattr(own, name) for name in (*SHARED, "score_differences") if name in known},
         **({} if issubclass(algorithm, SeqGAN) else {"gamma": 1.0}),
         **{**defaults, **options},
         policy_kwargs=policy_kwargs,

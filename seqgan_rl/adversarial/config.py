@@ -253,7 +253,8 @@ class AgentConfig:
     """Weight of the mean KL divergence from the MLE per token."""
     score_differences: bool = False
     """Of seqgan and actor_critic: pay every token by how much it adds to the reward's own score of the prefix, in place
-    of rollouts (turn them off); for rewards that mean something at a prefix, as with the network likelihood_ratio."""
+    of rollouts (turn them off); for rewards that mean something at a prefix, as with the network likelihood_ratio.
+    Other agents are paid as if this were off."""
     mle_coef: float = 0.0
     """Weight of the mean NLL per token of as many real training sequences as are played, in the loss of each update."""
     averaging: float = 0.0
