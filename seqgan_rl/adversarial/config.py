@@ -418,6 +418,7 @@ def _presets() -> dict[str, RunConfig]:
         preset="corrected/2",
         mle=LikelihoodConfig(patience=3, decays=2, weight_decay=0.3, frequency_bias=True),
         scheduled_sampling=ScheduledSamplingConfig(patience=3, decays=2, weight_decay=0.3, frequency_bias=True),
+        vae=VAEConfig(weight_decay=0.3, frequency_bias=True),
         network=NetworkConfig(
             name="likelihood_ratio", embedding_dim=32, hidden_dim=32, size=2, pretrained_embedding=True
         ),

@@ -50,7 +50,7 @@ def test_the_agents_of_the_issue_are_known():
 
 def test_presets_and_agents_say_the_same():
     ours = agent_spec("seqgan_advantage", ENVIRONMENTS[0], reward="logit").agent
-    assert ours == preset("corrected").agent
+    assert ours == preset("text").agent
     assert agent_spec("seqgan", ENVIRONMENTS[0], reward="logit").agent == preset("paper2016").agent
 
 
