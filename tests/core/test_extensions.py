@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from seqgan_rl.core import extensions
+from seqgan_rl.core import extensions, registry
 from seqgan_rl.core.errors import InputError
 from seqgan_rl.core.extensions import VARIABLE, import_all, import_named_by_user, modules_behind
 from seqgan_rl.core.registry import Registry, registered_elsewhere
+from seqgan_rl.rewards import rewards
 
 PARTS = """
 from beside_parts import NAME
@@ -24,6 +25,8 @@ def own_process(monkeypatch):
     """What is imported or registered here stays here."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    monkeypatch.setattr(rewards, "_factories", rewards._factories.copy())
+    monkeypatch.setattr(registry, "_elsewhere", registered_elsewhere())
 
 
 def test_a_file_is_imported_once_with_what_stands_beside_it_and_found_again(tmp_path, monkeypatch):
