@@ -216,3 +216,19 @@ def test_the_same_numbers_give_the_same_svg_and_names_are_no_formulas(whole: Com
     first, second = (svg(named(odd, "learning-frozen-oracle-tokens")) for _ in range(2))
     assert first == second
     assert "$a_1$ &lt;b&gt;" in first
+
+
+def test_a_legend_of_many_long_names_is_whole_and_leaves_the_panels_their_room() -> None:
+    whole = synthetic_comparison(seeds=1)
+    jobs = [job for job in whole.jobs if job.task == "adversarial"]
+    many = [replace(job, agent=f"{job.agent}_{'x' * 40}_{n}") for job in jobs if job.agent != "dqn" for n in range(3)]
+    comparison = replace(whole, tasks=whole.tasks[:1], jobs=tuple(jobs + many))
+    for name in ("quality-coverage-adversarial", "profiles", "learning-adversarial-tokens"):
+        figure = named(comparison, name).draw()
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box, panel = legend.get_window_extent(), figure.axes[0].get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
+        assert box.y1 < panel.y0
+        assert panel.height > 1.2 * figure.dpi
