@@ -87,12 +87,12 @@ def _train(arguments: list[str]) -> int:
     from seqgan_rl.adversarial.config import PRESETS, RunConfig, preset
     from seqgan_rl.adversarial.run_folder import new_run_path
     from seqgan_rl.adversarial.trainer import train
-    from seqgan_rl.core.config import read_yaml, updated
+    from seqgan_rl.core.config import as_nested, read_yaml, updated
     from seqgan_rl.core.distributed import is_first
 
     # what decides the defaults of everything else is read first
     early = _early(arguments, "--preset", "--config", "--corpus", "--resume")
-    from_file = {} if early.config is None else read_yaml(early.config)
+    from_file = {} if early.config is None else as_nested(RunConfig(), read_yaml(early.config), str(early.config))
     file_data, file_preset = from_file.get("data"), from_file.pop("preset", None)
     corpus = early.corpus or (file_data.get("corpus") if isinstance(file_data, dict) else None)
     name = str(early.preset or file_preset or ("quick" if corpus is None else "text"))
@@ -363,14 +363,16 @@ def _comparison_settings(kind: Callable[..., C], arguments: list[str]) -> tuple[
     import dataclasses
 
     from seqgan_rl.adversarial.config import preset
-    from seqgan_rl.core.config import read_yaml, updated
+    from seqgan_rl.core.config import as_nested, read_yaml, updated
 
     early = _early(arguments, "--preset", "--config", "--corpus", "--env")
     from_file = {} if early.config is None else read_yaml(early.config)
+    file_preset = from_file.pop("preset", None)
+    from_file = as_nested(kind(), from_file, str(early.config))
     run_of_file = from_file.get("run")
     data_of_file = run_of_file.get("data") if isinstance(run_of_file, dict) else None
     corpus = early.corpus or (data_of_file.get("corpus") if isinstance(data_of_file, dict) else None)
-    name = str(early.preset or from_file.pop("preset", None) or ("corrected" if corpus is None else "text"))
+    name = str(early.preset or file_preset or ("corrected" if corpus is None else "text"))
     base = dataclasses.replace(preset(name.split("/")[0]), controls=())
     environment = early.env or from_file.get("env") or ("SeqGAN/Oracle-v0" if corpus is None else "SeqGAN/Corpus-v0")
     if corpus is not None:  # else the default settings would not fit each other

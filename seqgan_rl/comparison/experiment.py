@@ -122,7 +122,12 @@ class CompareConfig:
             raise InputError(
                 f"evaluations must be at least 0 and exact.budget 1, got {self.evaluations}, {self.exact.budget}"
             )
+        if "frozen" in self.tracks and not self.frozen_rewards:
+            raise InputError("frozen_rewards must name at least one for the frozen track, such as bleu; got none")
+        if not self.agents:
+            raise InputError("agents must name at least one, such as seqgan_advantage (mle is always there); got none")
         for reward in self.frozen_rewards:
+            _ = rewards[reward]
             if rewards.needs_discriminator(reward) or not rewards.names_in(reward).isdisjoint(("random", "constant")):
                 raise InputError(f"frozen_rewards must stay as they are, such as oracle or bleu; got {reward!r}")
         if not rewards.needs_discriminator(self.reward):
@@ -293,20 +298,23 @@ def _exact_spec(config: CompareConfig, task: Task, agent: str, seed: int) -> Spe
     own = config.exact
     # any reward without a discriminator: the task's own takes its place
     found = _agent(agent, "SeqGAN/Exact-v0", "oracle", config.hyperparameters)
-    job = ExactJob(
-        name=agent,
-        task_name=task.name.removeprefix("exact-"),  # type: ignore[arg-type]
-        vocab_size=own.vocab_size,
-        sequence_length=own.sequence_length,
-        variable_length=own.variable_length,
-        task_seed=own.task_seed,
-        beta=own.beta,
-        seed=seed,
-        tokens=own.budget,
-        evaluations=own.evaluations,
-        agent=found.agent,
-        threads=1,
-    )
+    try:
+        job = ExactJob(
+            name=agent,
+            task_name=task.name.removeprefix("exact-"),  # type: ignore[arg-type]
+            vocab_size=own.vocab_size,
+            sequence_length=own.sequence_length,
+            variable_length=own.variable_length,
+            task_seed=own.task_seed,
+            beta=own.beta,
+            seed=seed,
+            tokens=own.budget,
+            evaluations=own.evaluations,
+            agent=found.agent,
+            threads=1,
+        )
+    except InputError as error:
+        raise InputError(f"exact track (settings exact.*): {error}") from None
     return Spec(kind="exact", task=task.name, agent=agent, seed=seed, config=as_dict(job))
 
 

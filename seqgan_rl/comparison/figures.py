@@ -3,6 +3,7 @@
 What each shows and says; :mod:`seqgan_rl.comparison.series` has its numbers, :mod:`seqgan_rl.comparison.panels` draws.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -68,12 +69,12 @@ def figures(comparison: Comparison) -> list[Drawing]:
     for task in comparison.tasks:
         jobs = {agent: found for agent in comparison.agents(task.name) if (found := comparison.of(task.name, agent))}
         if jobs:
-            styles = styles_of(comparison)
-            drawings += _learning_curves(task, jobs, styles)
+            styles, budget = styles_of(comparison), comparison.amount(task, "tokens")
+            drawings += _learning_curves(task, jobs, styles, budget)
             drawings += _quality_coverage(task, jobs, styles)
             drawings += _over_optimisation(task, jobs, styles)
             drawings += _regret_and_kl(task, jobs, styles)
-            drawings += _diagnostics(task, jobs, styles)
+            drawings += _diagnostics(task, jobs, styles, budget)
     return _over_tasks(comparison) + drawings
 
 
@@ -102,14 +103,17 @@ def write_figures(comparison: Comparison, folder: str | Path) -> list[Path]:
     return paths
 
 
-def _learning_curves(task: Task, jobs: Mapping[str, Sequence[Job]], styles: Mapping[str, Style]) -> list[Drawing]:
+def _learning_curves(
+    task: Task, jobs: Mapping[str, Sequence[Job]], styles: Mapping[str, Style], budget: float
+) -> list[Drawing]:
     metrics = [metric for metric in task.metrics if has_score(jobs, metric)]
-    band = band_kind(jobs)
+    band, ends = band_kind(jobs), f"Up to the budget of {budget:,.0f}; the second table has those that go on. "
 
     def over(axis: Axis) -> "Figure":
+        most = budget if axis == "tokens" else math.inf  # agents without rollouts go on for the second table
         figure, panels = new_panels(len(metrics))
         for axes, metric in zip(panels, metrics, strict=True):
-            by_agent = {agent: along(found, axis, metric, band) for agent, found in jobs.items()}
+            by_agent = {agent: along(found, axis, metric, band, most) for agent, found in jobs.items()}
             cut = draw_bands(axes, by_agent, styles, axis=axis, metric=metric)
             dress(axes, title=_directed(metric) + cut, xlabel=UNITS[axis])
             count_along(axes)
@@ -122,7 +126,8 @@ def _learning_curves(task: Task, jobs: Mapping[str, Sequence[Job]], styles: Mapp
             _name("learning", task.name, axis),
             f"{task.name}: learning curves over {UNITS[axis]}",
             f"{task.label}. Mean over seeds ({_seeds(jobs)}), linear between evaluations; a job that ended earlier "
-            f"keeps its last score. {BANDS[band]} An agent that does not move along this axis is a level line.",
+            f"keeps its last score. {ends if axis == 'tokens' else ''}{BANDS[band]} An agent that does not move along "
+            "this axis is a level line.",
             lambda axis=axis: over(axis),  # type: ignore[misc]
         )
         for axis in UNITS
@@ -208,9 +213,11 @@ def _regret_and_kl(task: Task, jobs: Mapping[str, Sequence[Job]], styles: Mappin
     ]
 
 
-def _diagnostics(task: Task, jobs: Mapping[str, Sequence[Job]], styles: Mapping[str, Style]) -> list[Drawing]:
+def _diagnostics(
+    task: Task, jobs: Mapping[str, Sequence[Job]], styles: Mapping[str, Style], budget: float
+) -> list[Drawing]:
     band = band_kind(jobs)
-    bands = {key: {agent: recorded(found, key, band) for agent, found in jobs.items()} for key in DIAGNOSTICS}
+    bands = {key: {agent: recorded(found, key, band, budget) for agent, found in jobs.items()} for key in DIAGNOSTICS}
     bands = {key: {agent: part for agent, part in by.items() if part is not None} for key, by in bands.items()}
     shown = {key: by_agent for key, by_agent in bands.items() if by_agent}
 
@@ -228,8 +235,8 @@ def _diagnostics(task: Task, jobs: Mapping[str, Sequence[Job]], styles: Mapping[
         Drawing(
             _name("diagnostics", task.name),
             f"{task.name}: diagnostics",
-            f"{task.label}. As recorded in every round; mean over seeds ({_seeds(jobs)}). {BANDS[band]} Nothing here "
-            "is a score.",
+            f"{task.label}. As recorded in every round up to the budget; mean over seeds ({_seeds(jobs)}). "
+            f"{BANDS[band]} Nothing here is a score.",
             draw,
         )
     ]

@@ -148,11 +148,7 @@ def _run_record(spec: Spec, run: Run, start: Path) -> Job:
         _, _, mle = load_run(run.folder.path, "mle")
         points = [_point_of(run, data, mle, curve, {})]
         if stage != "mle":
-            used = {
-                "tokens": spec.budget,
-                "evaluations": spec.evaluations,
-                "time/training": _seconds(run.folder, stage),
-            }
+            used = {"time/training": _seconds(run.folder, stage)}  # it generates nothing, and nothing scores it
             points.append(_point_of(run, data, generator, curve, used))
     if stage == "mle":
         sweep = _swept(curve.temperatures, curve.points)

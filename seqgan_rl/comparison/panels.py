@@ -30,6 +30,8 @@ INK = "#222222"
 DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 TITLE_WIDTH = 46
 """Letters in a line of a panel's title."""
+LEGEND_HEIGHT = 0.6
+"""Room that a figure has for its legend, in inches; it grows by what a legend needs beyond that."""
 FAR = 10.0
 """A value is cut off a panel from so many interquartile ranges beside the median."""
 
@@ -62,7 +64,7 @@ def new_panels(number: int, height: float = 2.6, columns: int = 3) -> tuple["Fig
     rows = math.ceil(number / columns)
     width = 3.6 * columns if number > 1 else 5.6
     height = height if number > 1 else max(height, 4.0)
-    figure = shared.new_figure(width, height * rows + 0.6)
+    figure = shared.new_figure(width, height * rows + LEGEND_HEIGHT)
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(number)]
 
 
@@ -153,7 +155,8 @@ def finish(figure: "Figure") -> "Figure":
     from matplotlib.text import Text
 
     if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
-        shared.add_legend(figure)
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + max(0.0, shared.add_legend(figure) - LEGEND_HEIGHT))
     figure.patch.set_facecolor("none")
     for axes in figure.axes:
         axes.patch.set_facecolor("none")

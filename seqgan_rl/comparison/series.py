@@ -42,11 +42,11 @@ def band_kind(jobs: Mapping[str, Sequence[Job]]) -> str:
     return "t" if min(seeds) >= 3 else "range"
 
 
-def along(jobs: Sequence[Job], axis: Axis, metric: str, band: str) -> Band | None:
-    """A metric over an axis; None where no seed has a finite one."""
+def along(jobs: Sequence[Job], axis: Axis, metric: str, band: str, most: float = math.inf) -> Band | None:
+    """A metric over an axis, up to ``most`` of it; None where no seed has a finite one."""
     with_it = [job for job in jobs if any(math.isfinite(point.scores.get(metric, math.nan)) for point in job.points)]
     used = [[float(getattr(point, axis)) for point in job.points if metric in point.scores] for job in with_it]
-    places = sorted({place for of_job in used for place in of_job})
+    places = sorted({min(place, most) for of_job in used for place in of_job})
     if not places:
         return None
     if all(len(set(of_job)) == 1 for of_job in used):
@@ -61,14 +61,14 @@ def along(jobs: Sequence[Job], axis: Axis, metric: str, band: str) -> Band | Non
     return _banded(x_K, np.array([[job.score_at(axis, x, metric) for x in x_K] for job in with_it]), band)
 
 
-def recorded(jobs: Sequence[Job], key: str, band: str) -> Band | None:
-    """A diagnostic over tokens; None where no seed has one."""
+def recorded(jobs: Sequence[Job], key: str, band: str, most: float = math.inf) -> Band | None:
+    """A diagnostic over tokens, up to ``most`` of them; None where no seed has one."""
     rows = [[(row["tokens"], row[key]) for row in job.diagnostics if "tokens" in row and key in row] for job in jobs]
     rows = [[(x, y) for x, y in part if math.isfinite(y)] for part in rows]
     series = [np.array(part, dtype=float).T for part in rows if part]
     if not series:
         return None
-    x_K = np.unique(np.concatenate([x for x, _ in series]))
+    x_K = np.unique(np.minimum(np.concatenate([x for x, _ in series]), most))
     if len(x_K) > GRID:
         x_K = np.linspace(x_K[0], x_K[-1], GRID)
     return _banded(x_K, np.array([np.interp(x_K, x, y) for x, y in series]), band, is_flat=len(x_K) == 1)

@@ -379,8 +379,8 @@ def _notes(task: Task, axis: Axis, amount: int, rows: Sequence[AgentRow]) -> tup
     number = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else "".join(map(str, seeds)) or "no"
     direction = "more" if METRICS[task.primary].higher_is_better else "less"
     notes = [
-        f"{task.label}; {number} seeds; best first by {task.primary}: {METRICS[task.primary].label}, {direction} is "
-        "better",
+        f"{task.label}; {number} seed{'s' * (number != '1')}; best first by {task.primary}: "
+        f"{METRICS[task.primary].label}, {direction} is better",
         f"scores after {amount:,} {UNITS[axis]}, linear between evaluations; a job that used less keeps its last; "
         "tokens, reward evaluations and seconds are what had been used then",
         f"IQM: interquartile mean over seeds with its {LEVEL:.0%} stratified bootstrap interval ({RESAMPLES:,} "

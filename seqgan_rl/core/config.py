@@ -58,13 +58,15 @@ def updated(config: C, values: dict[str, Any], where: str = "config") -> C:
     """The config with some values replaced; nested dictionaries reach nested configs.
 
     Values are checked against the annotations; a number written as a string (YAML reads ``1e-3`` as one) is a number.
+    Keys may stand where flags have them, see :func:`as_nested`.
     Raises InputError naming the key for anything else.
     """
     hints = typing.get_type_hints(type(config))
     changes: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in as_nested(config, values, where).items():
         if key not in hints:
-            raise InputError(f"{where}: unknown setting {_shown(key)}{did_you_mean(_shown(key), list(hints))}")
+            known = [*hints, *(name for part in _nameless(config) for name in _keys(getattr(config, part)))]
+            raise InputError(f"{where}: unknown setting {_shown(key)}{did_you_mean(_shown(key), known)}")
         current = getattr(config, key)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, dict):
@@ -76,6 +78,43 @@ def updated(config: C, values: dict[str, Any], where: str = "config") -> C:
         return dataclasses.replace(config, **changes)  # type: ignore[type-var]
     except ValueError as error:
         raise InputError(f"{where}: {one_line(error, 600)}") from None
+
+
+def as_nested(config: Any, values: dict[str, Any], where: str = "config") -> dict[str, Any]:
+    """Values nested as the config is, where a file has them nested as the flags are.
+
+    Keys of a nested config that flags do not name (``tyro.conf.arg(name="")``) are put into it; unknown keys stay.
+    InputError for one that is given in both places.
+    """
+    own = {field.name for field in dataclasses.fields(config)}
+    nested = {key: value for key, value in values.items() if key in own}
+    for part in _nameless(config):
+        keys = _keys(getattr(config, part)) - own
+        lifted = {key: value for key, value in values.items() if key in keys}
+        if not lifted and not isinstance(values.get(part), dict):
+            continue
+        inner = values.get(part, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"{where}: {part} must be a mapping of settings, got {_shown(inner)}")
+        twice = sorted(lifted.keys() & inner.keys())
+        if twice:
+            raise InputError(f"{where}: {', '.join(twice)} given twice, here and in {part}; leave one out")
+        nested[part] = as_nested(getattr(config, part), {**inner, **lifted}, f"{where}, {part}")
+        own |= keys
+    return {**nested, **{key: value for key, value in values.items() if key not in own}}
+
+
+def _nameless(config: Any) -> list[str]:
+    """Nested configs whose settings are flags without a prefix."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    marks = {key: getattr(hint, "__metadata__", ()) for key, hint in hints.items()}
+    return [key for key, found in marks.items() if any(getattr(mark, "name", None) == "" for mark in found)]
+
+
+def _keys(config: Any) -> set[str]:
+    """Settings of a config as flags name them, and those of its nested configs that have no name there."""
+    own = {field.name for field in dataclasses.fields(config)}
+    return own.union(*(_keys(getattr(config, part)) for part in _nameless(config)))
 
 
 def as_dict(config: Any) -> dict[str, Any]:

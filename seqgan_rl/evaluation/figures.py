@@ -242,14 +242,21 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
-def add_legend(figure: "Figure") -> None:
-    """One legend under all panels, each name once."""
+def add_legend(figure: "Figure") -> float:
+    """One legend under all panels, each name once, in as many columns as the figure is wide; returns its height in
+    inches."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         entries |= {label: handle for handle, label in zip(handles, labels, strict=True) if label not in entries}
     handles, labels = list(entries.values()), list(entries)
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    for columns in (4, 3, 2, 1):
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+        box = legend.get_window_extent()
+        if box.width <= figure.bbox.width or columns == 1:
+            break
+        legend.remove()
+    return float(box.height / figure.dpi)
 
 
 def write_figure(figure: "Figure", path: str | Path) -> tuple[Path, Path]:

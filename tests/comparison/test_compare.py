@@ -244,6 +244,11 @@ def test_a_file_of_settings_does_the_same(tmp_path, monkeypatch, capsys):
     assert cli.main(["compare", "--config", "c.yaml", "--folder", "c", "--quiet"]) == 0
     assert [job.agent for job in collect("c").jobs] == ["mle"]
     capsys.readouterr()
+    data, others = TINY_RUN["data"], {key: value for key, value in TINY_RUN.items() if key != "data"}
+    own = {"preset": "quick", "agents": ["mle"], "seeds": 1, "budget": 800, "evaluations": 1}
+    (tmp_path / "c.yaml").write_text(json.dumps({**own, **data, **others}))  # nested as the flags are
+    assert cli.main(["compare", "--config", "c.yaml", "--folder", "c", "--quiet"]) == 0  # the same settings
+    capsys.readouterr()
     (tmp_path / "c.yaml").write_text("agentz: [mle]\n")
     assert cli.main(["compare", "--config", "c.yaml", "--folder", "d"]) == 2
     assert "agentz" in capsys.readouterr().err

@@ -79,6 +79,7 @@ def test_tasks_of_a_corpus_have_no_oracle():
     ("changes", "words"),
     [
         ({"agents": ("seqgann",)}, "unknown agent 'seqgann'.*seqgan"),
+        ({"agents": ()}, "agents must name at least one"),
         ({"env": "SeqGAN/Orakel-v0"}, "env must be one of"),
         ({"env": "SeqGAN/Corpus-v0"}, "env and corpus must fit"),
         ({"tracks": ("frosen",)}, "tracks must be some of"),
@@ -90,6 +91,9 @@ def test_tasks_of_a_corpus_have_no_oracle():
         ({"tracks": ("frozen",), "frozen_rewards": ("oracle + bleu", "oracle - bleu")}, "must differ in letters"),
         ({"tracks": ("frozen", "frozen")}, "must differ in letters"),
         ({"tracks": ("frozen",), "frozen_rewards": ("logit",)}, "frozen_rewards must stay as they are"),
+        ({"tracks": ("frozen",), "frozen_rewards": ("blue",)}, "unknown reward 'blue'.*did you mean 'bleu'"),
+        ({"tracks": ("frozen",), "frozen_rewards": ()}, "frozen_rewards must name at least one"),
+        ({"tracks": ("exact",), "exact": {"beta": -1.0}}, "exact.*: beta must be a finite number above 0"),
         ({"hyperparameters": "/nowhere.yaml"}, "does not exist"),
         ({"tracks": ("exact",), "agents": ("dqn",), "exact": {"vocab_size": 50, "sequence_length": 9}}, "sequences"),
     ],

@@ -216,3 +216,37 @@ def test_the_same_numbers_give_the_same_svg_and_names_are_no_formulas(whole: Com
     first, second = (svg(named(odd, "learning-frozen-oracle-tokens")) for _ in range(2))
     assert first == second
     assert "$a_1$ &lt;b&gt;" in first
+
+
+def test_a_legend_of_many_long_names_is_whole_and_leaves_the_panels_their_room() -> None:
+    whole = synthetic_comparison(seeds=1)
+    jobs = [job for job in whole.jobs if job.task == "adversarial"]
+    many = [replace(job, agent=f"{job.agent}_{'x' * 40}_{n}") for job in jobs if job.agent != "dqn" for n in range(3)]
+    comparison = replace(whole, tasks=whole.tasks[:1], jobs=tuple(jobs + many))
+    for name in ("quality-coverage-adversarial", "profiles", "learning-adversarial-tokens"):
+        figure = named(comparison, name).draw()
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box, panel = legend.get_window_extent(), figure.axes[0].get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
+        assert box.y1 < panel.y0
+        assert panel.height > 1.2 * figure.dpi
+
+
+def test_curves_over_tokens_end_at_the_budget_though_a_job_went_on(whole: Comparison) -> None:
+    """Agents without rollouts play ten times as long for the table at equal reward evaluations."""
+
+    def longer(job: Job) -> Job:
+        if job.agent != "ppo":
+            return job
+        points = tuple(replace(point, tokens=10 * point.tokens) for point in job.points)
+        rows = tuple({**row, "tokens": 10 * row["tokens"]} for row in job.diagnostics)
+        return replace(job, points=points, diagnostics=rows)
+
+    comparison = with_jobs(whole, longer)
+    drawn = lines(named(comparison, "learning-adversarial-tokens").draw())
+    assert {line[-1, 0] for line in drawn.values()} == {whole.budget}
+    expected = float(np.mean(list(comparison.scores("adversarial", "ppo", "gap").values())))
+    assert drawn["ppo"][-1, 1] == pytest.approx(expected)  # as in the table
+    assert lines(named(comparison, "diagnostics-adversarial").draw())["ppo"][-1, 0] == whole.budget

@@ -79,6 +79,9 @@ def test_points_rise_in_what_was_used_and_end_at_the_budget(records, jobs):
             assert record.points[-1].tokens >= jobs[key].budget > record.points[-2].tokens
             assert record.points[-1].seconds > 0
             assert "reward" in record.points[-1].scores
+        else:  # what is fitted generates nothing and asks no reward
+            assert set(used) <= {(0, 0)}
+    assert records["adversarial", "mle_continued"].points[-1].seconds > 0
     with_rollouts = records["adversarial", "seqgan_advantage"].points[-1]
     without = records["adversarial", "rloo"].points[-1]
     assert with_rollouts.tokens == without.tokens == 6 * without.evaluations

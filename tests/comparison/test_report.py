@@ -216,6 +216,21 @@ def test_what_failed_or_is_missing_stands_at_the_top(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_many_failed_jobs_are_folded_under_their_number(tmp_path: Path) -> None:
+    whole = small(("mle", "seqgan", "ppo"), seeds=3)
+    jobs = tuple(dataclasses.replace(job, state="failed", error="boom") for job in whole.jobs)
+
+    def folded(kept: tuple[Job, ...]) -> str:
+        text = write_report(dataclasses.replace(whole, jobs=kept), tmp_path).read_text()
+        found = re.search(r"<details( open)?><summary>(\d+ failed)", text)
+        assert found is not None
+        return f"{found[2]}{found[1] or ''}"
+
+    assert folded(jobs[:12]) == "12 failed open"
+    assert folded(jobs) == "18 failed"
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_seeds_that_were_never_asked_for_are_named(tmp_path: Path) -> None:
     whole = small(("mle", "seqgan"))
     jobs = tuple(job for job in whole.jobs if (job.task, job.agent, job.seed) != ("exact-table", "mle", 1))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqgan_rl.adversarial.config import PRESETS, RunConfig, preset
-from seqgan_rl.core.config import as_dict, read_yaml, updated
+from seqgan_rl.core.config import as_dict, as_nested, read_yaml, updated
 from seqgan_rl.core.errors import InputError
 
 
@@ -218,3 +218,16 @@ def test_settings_of_a_run_that_make_no_sense_are_refused(values, words):
 def test_an_unknown_preset_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match=r"unknown preset 'quik' \(did you mean 'quick'\?\)"):
         preset("quik")
+
+
+def test_a_file_may_be_nested_as_the_flags_are() -> None:
+    whole = updated(RunConfig(), {"seed": 1, "data": {"vocab_size": 30, "corpus": None}})
+    assert updated(RunConfig(), {"seed": 1, "vocab_size": 30, "data": {"corpus": None}}) == whole
+    assert as_nested(RunConfig(), {"vocab_size": 30, "rouds": 2}) == {"data": {"vocab_size": 30}, "rouds": 2}
+    for values, words in (
+        ({"vocab_sise": 30}, r"unknown setting 'vocab_sise' \(did you mean 'vocab_size'"),
+        ({"vocab_size": 30, "data": {"vocab_size": 40}}, "vocab_size given twice, here and in data"),
+        ({"vocab_size": 30, "data": 3}, "data must be a mapping"),
+    ):
+        with pytest.raises(InputError, match=words):
+            updated(RunConfig(), values)
