@@ -51,7 +51,7 @@ class Discriminator(nn.Module, ABC):
 
     def score_prefixes(self, tokens_BT: Tensor) -> Tensor:
         """Logits of all prefixes Y_{1:t} as if they were whole, float32, (B, T), in evaluation mode and without
-        gradients; what stands at PAD means nothing."""
+        gradients; after the end that of the whole sequence stands on."""
         return self.score(all_prefixes(tokens_BT, self.num_actions)).view(tokens_BT.shape)
 
     def in_parts(self, tokens_BT: Tensor) -> tuple[Tensor, ...]:

@@ -37,7 +37,7 @@ class CNNDiscriminator(Discriminator):
         two_way_l2: None gives one logit. A number gives the authors' two-way softmax (the logit is the difference),
             whose output layer is penalised with this times half its squared norm.
         init_scale: multiplies the initial embedding and output weights; 1 is the authors'. With a large vocabulary 0.3
-            generalises better (docs/results.md, `corrected`).
+            generalises better (docs/results.md, `corrected/1`).
         spectral_norm: divide every filter bank, the highway's and the output's weights by their spectral norms.
         precision: "float32", or "bfloat16": the large products in 16 bits (the highway, and the windows where they are
             multiplied), everything else in 32. Faster where the processor or GPU has such products, much slower where

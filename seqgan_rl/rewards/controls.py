@@ -76,6 +76,10 @@ class ShuffledReward(WrappedReward):
         """The inner reward, not yet permuted: completions must be averaged within their own sequence first."""
         return self.inner.score(tokens_BT, lengths_B)
 
+    def score_prefixes(self, tokens_BT: Tensor, pad_id: int) -> Tensor:
+        """See :meth:`Reward.score_prefixes`; not yet permuted."""
+        return self.inner.score_prefixes(tokens_BT, pad_id)
+
     def arrange(self, values: Tensor) -> Tensor:
         """Rows, as the inner reward arranges them, in random order."""
         values = self.inner.arrange(values)

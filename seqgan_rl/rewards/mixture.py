@@ -29,10 +29,17 @@ class MixtureReward(Reward):
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """See :meth:`Reward.score`."""
-        total_B = torch.zeros(len(tokens_BT), device=tokens_BT.device)
-        for weight, reward in zip(self.weights, self.rewards, strict=True):
-            total_B += weight * reward.score(tokens_BT, lengths_B)
-        return total_B
+        return self._sum([reward.score(tokens_BT, lengths_B) for reward in self.rewards])
+
+    def score_prefixes(self, tokens_BT: Tensor, pad_id: int) -> Tensor:
+        """See :meth:`Reward.score_prefixes`."""
+        return self._sum([reward.score_prefixes(tokens_BT, pad_id) for reward in self.rewards])
+
+    def _sum(self, scores: list[Tensor]) -> Tensor:
+        total = torch.zeros_like(scores[0])
+        for weight, score in zip(self.weights, scores, strict=True):
+            total += weight * score
+        return total
 
     @property
     def components(self) -> tuple[Reward, ...]:

@@ -15,6 +15,7 @@ from seqgan_rl.core.modules import evaluation_mode
 from seqgan_rl.core.streams import torch_seeded
 from seqgan_rl.discriminators.base import Discriminator
 from seqgan_rl.discriminators.cnn import CNNDiscriminator
+from seqgan_rl.discriminators.likelihood_ratio import LikelihoodRatioDiscriminator
 from seqgan_rl.models.generator import LSTMGenerator
 from seqgan_rl.models.oracle import Oracle
 from seqgan_rl.rewards import (
@@ -436,3 +437,24 @@ def test_every_name_makes_its_reward_and_says_what_it_lacks() -> None:
         InputError, match="unknown reward 'shufled' \\(did you mean 'shuffled'\\?\\); known are: bleu, "
     ):
         rewards["shufled"]
+
+
+def test_prefixes_are_scored_as_if_they_were_whole() -> None:
+    """However a reward comes by it: equal to its scores of every prefix, one sequence at a time; R(Y) after the end."""
+    with torch_seeded(np.random.default_rng(0)):
+        network = LikelihoodRatioDiscriminator(V, T, embedding_dim=4, hidden_dim=4)
+    tokens_BT, lengths_B = some_tokens(20)[0], torch.arange(20) % T + 1
+    tokens_BT = tokens_BT.masked_fill(torch.arange(T) >= lengths_B[:, None], V)
+    length = FunctionReward(lambda tokens_BT, lengths_B: lengths_B.float())
+    for reward in (
+        DiscriminatorReward(network, "logit"),
+        ShuffledReward(DiscriminatorReward(network), np.random.default_rng(0)),
+        MixtureReward([(0.5, DiscriminatorReward(network)), (-2.0, length)]),
+        length,
+    ):
+        found_BT = reward.score_prefixes(tokens_BT, V)
+        for t in range(T):
+            prefixes_BT = tokens_BT.masked_fill(torch.arange(T) > t, V)
+            expected_B = reward.score(prefixes_BT, lengths_B.clamp(max=t + 1))
+            torch.testing.assert_close(found_BT[:, t], expected_B, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found_BT[:, -1], reward.score(tokens_BT, lengths_B), rtol=1e-5, atol=1e-5)
