@@ -34,7 +34,8 @@ class Reward(ABC):
         """
 
     def score_prefixes(self, tokens_BT: Tensor, pad_id: int) -> Tensor:
-        """:meth:`score` of all prefixes Y_{1:t} as if they were finished, float32, (B, T); after the end R(Y) stands on."""
+        """:meth:`score` of all prefixes Y_{1:t} as if they were finished, float32, (B, T); after the end R(Y) stands
+        on."""
         prefixes_RT = all_prefixes(tokens_BT, pad_id)
         return self.score(prefixes_RT, (prefixes_RT != pad_id).sum(dim=1)).view(tokens_BT.shape)
 
