@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -55,14 +56,35 @@ class ScoreTable:
     notes: tuple[str, ...]
     """What the numbers are and were measured with."""
 
-    def __rich__(self) -> Group:
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for i, column in enumerate(zip(self.header, *self.cells, strict=True)):
-            longest = max(len(word) for cell in column for word in cell.split())  # narrow terminals break at spaces
-            table.add_column(Text(column[0]), justify="right" if i else "left", min_width=longest)
-        for row in self.cells:
-            table.add_row(*map(Text, row))
-        return Group(table, *(Text(note, style="dim") for note in self.notes))
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table, in as many parts as the width asks for: rich would cut off what is too wide."""
+        for widths in self._parts(options.max_width):
+            table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            for i, width in widths.items():
+                table.add_column(Text(self.header[i]), justify="right" if i else "left", width=width)
+            for row in self.cells:
+                table.add_row(*(Text(row[i]) for i in widths))
+            yield table
+        for note in self.notes:
+            yield Text(note, style="dim")
+
+    def _parts(self, width: int) -> list[dict[int, int]]:
+        """The columns of each part and their widths; the first column, which names the rows, begins them all."""
+        columns = list(zip(self.header, *self.cells, strict=True))
+        whole = [max(map(cell_len, column)) for column in columns]
+        # titles and names may break at spaces, numbers not
+        breakable = [column if i == 0 else column[:1] for i, column in enumerate(columns)]
+        words = [max(cell_len(word) for text in texts for word in text.split(" ")) for texts in breakable]
+        least = [max([words[i], *(cell_len(cell) for cell in columns[i][1:] if i)]) for i in range(len(columns))]
+        parts = [{0: least[0]}]
+        for i in range(1, len(columns)):
+            if len(parts[-1]) > 1 and _printed_width([*parts[-1].values(), least[i]]) > width:
+                parts.append({0: least[0]})
+            parts[-1][i] = least[i]
+        for part in parts:
+            for i in part:
+                part[i] += max(0, min(whole[i] - least[i], width - _printed_width(list(part.values()))))
+        return parts
 
     def markdown(self) -> str:
         """A GitHub-flavoured table, then the notes."""
@@ -70,6 +92,11 @@ class ScoreTable:
         escaped = [[cell.replace("|", r"\|") for cell in row] for row in (self.header, *self.cells)]
         lines = [f"| {' | '.join(row)} |" for row in (escaped[0], rule, *escaped[1:])]
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+
+def _printed_width(widths: Sequence[int]) -> int:
+    """Characters of a printed row: a space on its left, and two after each column."""
+    return 1 + sum(width + 2 for width in widths)
 
 
 def score_table(rows: Sequence[RowLike]) -> ScoreTable:

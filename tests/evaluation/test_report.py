@@ -57,6 +57,18 @@ def test_terminal_table_loses_no_digit(make_scores: MakeScores, width: int) -> N
         assert part in text
 
 
+@pytest.mark.parametrize("width", [30, 80, 110])
+def test_a_table_of_many_models_is_continued_below(make_sample_scores: Callable[..., SampleScores], width: int) -> None:
+    scored = {f"number {i}": make_sample_scores({"bleu_4": 0.100 + i / 1000}, 0.017) for i in range(12)}
+    text = printed(sample_table(list(scored.items())), width)
+    assert "…" not in text
+    for i in range(12):
+        assert f"{0.100 + i / 1000:.3f}" in text
+    assert text.count("±.017") == 12
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("bleu_4") > 1
+
+
 def test_columns_without_values_are_dropped(make_scores: MakeScores) -> None:
     table = score_table([("MLE", make_scores(None, 2.5)), ("SeqGAN", make_scores(None, 2.4))])
     assert table.header == ("model", "NLL_test", "entropy H", "distinct tokens", "unique")
