@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from seqgan_rl.core.errors import InputError
-from seqgan_rl.evaluation.ngrams import Floats, Ints, NgramIndex, check_words, row_counts, word_counts
+from seqgan_rl.evaluation.ngrams import Floats, Ints, NgramIndex, RowCounts, check_words, row_counts, word_counts
 
 Smoothing = Literal["method1", "none"]
 """What stands for p_k = 0. "method1": 0.1 / (number of k-grams), as nltk's ``SmoothingFunction().method1`` and the
@@ -50,30 +50,31 @@ class BleuReferences:
         self._words_RT = check_words(references, vocab_size, "references")
         self._index = NgramIndex(self._words_RT, vocab_size, max_order)
         self._lengths_R = word_counts(self._words_RT, vocab_size)
-        self._most: list[Ints] = []  # by order: max_r count_r(g), (G,)
-        self._holder: list[Ints] = []  # a reference with that count
-        self._runner_up: list[Ints] = []  # the most among the other references
-        for order, ids_RK in enumerate(self._index.own_ids, start=1):
-            most_G, holder_G, runner_up_G = _two_largest(ids_RK, self._index.size(order))
-            self._most.append(most_G)
-            self._holder.append(holder_G)
-            self._runner_up.append(runner_up_G)
+        self._largest = [
+            _three_largest(ids_RK, self._index.size(order)) for order, ids_RK in enumerate(self._index.own_ids, start=1)
+        ]
 
-    def sentence_bleu(self, hypotheses: ArrayLike, smoothing: Smoothing = "method1") -> Floats:
+    def sentence_bleu(
+        self, hypotheses: ArrayLike, smoothing: Smoothing = "method1", support_RN: Floats | None = None
+    ) -> Floats:
         """BLEU-1 .. BLEU-N of each hypothesis against all references, in [0, 1], (H, N).
 
         Args:
             hypotheses: token ids, integers, (H, any T), as the references.
             smoothing: see :data:`Smoothing`.
+            support_RN: where given, the sum over the hypotheses of what their BLEU would lose without each reference is
+                added to it, float64, (R, N): the jackknife's part of the references in the error. Lengths apart, which
+                one reference of many hardly decides.
         """
         _check_smoothing(smoothing)
         words_HT = check_words(hypotheses, self.vocab_size, "hypotheses")
         return np.concatenate([
-            self._bleu(part_HT, self._index.ids(part_HT), None, smoothing) for part_HT in _chunks(words_HT)
+            self._bleu(part_HT, self._index.ids(part_HT), None, smoothing, support_RN) for part_HT in _chunks(words_HT)
         ])  # fmt: skip
 
-    def leave_one_out(self, smoothing: Smoothing = "method1") -> Floats:
-        """BLEU-1 .. BLEU-N of each reference against all *other* references, (R, N); needs two of them."""
+    def leave_one_out(self, smoothing: Smoothing = "method1", support_RN: Floats | None = None) -> Floats:
+        """BLEU-1 .. BLEU-N of each reference against all *other* references, (R, N); needs two of them. ``support_RN``
+        as for :meth:`sentence_bleu`."""
         _check_smoothing(smoothing)
         R = len(self._words_RT)
         if R < 2:
@@ -82,43 +83,87 @@ class BleuReferences:
         for start in range(0, R, CHUNK):
             rows = slice(start, start + CHUNK)
             ids = [ids_RK[rows] for ids_RK in self._index.own_ids]
-            parts.append(self._bleu(self._words_RT[rows], ids, start, smoothing))
+            parts.append(self._bleu(self._words_RT[rows], ids, start, smoothing, support_RN))
         return np.concatenate(parts)
 
-    def _bleu(self, words_HT: Ints, ids: list[Ints], first_owner: int | None, smoothing: Smoothing) -> Floats:
+    def _bleu(
+        self,
+        words_HT: Ints,
+        ids: list[Ints],
+        first_owner: int | None,
+        smoothing: Smoothing,
+        support_RN: Floats | None,
+    ) -> Floats:
         """With ``first_owner``, hypothesis h is reference ``first_owner + h``, which does not count."""
         H, lengths_H = len(words_HT), word_counts(words_HT, self.vocab_size)
         matches_HN, totals_HN = np.empty((2, H, self.max_order))
+        lost = []
         for k, ids_HK in enumerate(ids):
             counts = row_counts(ids_HK, self._index.size(k + 1))
-            allowed_P = self._most[k][counts.ids_P]
-            if first_owner is not None:
-                is_own_P = self._holder[k][counts.ids_P] == counts.rows_P + first_owner
-                allowed_P = np.where(is_own_P, self._runner_up[k][counts.ids_P], allowed_P)
-            clipped_P = np.minimum(counts.counts_P, allowed_P)
+            most_P, holder_P, next_P = self._allowed(k, counts, first_owner)
+            clipped_P = np.minimum(counts.counts_P, most_P)
             matches_HN[:, k] = np.bincount(counts.rows_P, weights=clipped_P, minlength=H)
             totals_HN[:, k] = np.maximum(1, lengths_H - k)
+            if support_RN is not None:
+                lost_P = clipped_P - np.minimum(counts.counts_P, next_P)
+                lost.append((counts.rows_P[lost_P > 0], holder_P[lost_P > 0], lost_P[lost_P > 0]))
         closest_H = closest_length(lengths_H, self._lengths_R, is_one_of_them=first_owner is not None)
-        return _combine(matches_HN, totals_HN, lengths_H, closest_H, smoothing)
+        bleu_HN = _combine(matches_HN, totals_HN, lengths_H, closest_H, smoothing)
+        if support_RN is not None:
+            rows_U, holders_U, lost_UN = self._by_pair(lost)
+            fewer_UN = matches_HN[rows_U] - lost_UN
+            without_UN = _combine(fewer_UN, totals_HN[rows_U], lengths_H[rows_U], closest_H[rows_U], smoothing)
+            for k, drop_U in enumerate((bleu_HN[rows_U] - without_UN).T):
+                support_RN[:, k] += np.bincount(holders_U, weights=drop_U, minlength=len(support_RN))
+        return bleu_HN
+
+    def _allowed(self, k: int, counts: RowCounts, first_owner: int | None) -> tuple[Ints, Ints, Ints]:
+        """Of each n-gram of each hypothesis: the largest count in one reference, that reference, and the largest count
+        without it; each (P,)."""
+        counts_3P, holders_3P = (part_3G[:, counts.ids_P] for part_3G in self._largest[k])
+        if first_owner is None:
+            return counts_3P[0], holders_3P[0], counts_3P[1]
+        is_first_P, is_second_P = holders_3P[:2] == counts.rows_P + first_owner
+        return (
+            np.where(is_first_P, counts_3P[1], counts_3P[0]),
+            np.where(is_first_P, holders_3P[1], holders_3P[0]),
+            np.where(is_first_P | is_second_P, counts_3P[2], counts_3P[1]),
+        )
+
+    def _by_pair(self, lost: list[tuple[Ints, Ints, Ints]]) -> tuple[Ints, Ints, Floats]:
+        """Matches that a hypothesis would lose without a reference, by order (hypotheses, references, matches), as the
+        U pairs of the two that there are: hypotheses (U,), references (U,), matches (U, N)."""
+        R = len(self._words_RT)
+        codes = [rows * R + holders for rows, holders, _ in lost]
+        codes_U, inverse = np.unique(np.concatenate(codes), return_inverse=True)
+        lost_UN, start = np.zeros((len(codes_U), self.max_order)), 0
+        for k, (_, _, matches) in enumerate(lost):
+            of_order = inverse[start : start + len(matches)]
+            lost_UN[:, k] = np.bincount(of_order, weights=matches, minlength=len(codes_U))
+            start += len(matches)
+        rows_U, holders_U = np.divmod(codes_U, R)
+        return rows_U, holders_U, lost_UN
 
 
-def bleu(hypotheses: ArrayLike, references: ArrayLike, vocab_size: int, **options: Smoothing) -> Floats:
+def bleu(hypotheses: ArrayLike, references: ArrayLike, vocab_size: int, *, smoothing: Smoothing = "method1") -> Floats:
     """Mean BLEU-1 .. BLEU-5 of samples against references, (5,); ``smoothing=`` as in :data:`Smoothing`.
 
     >>> bleu([[0, 1, 2, 3, 4]], [[0, 1, 2, 3, 4], [7, 7, 7, 7, 7]], vocab_size=8).tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
-    return np.asarray(BleuReferences(references, vocab_size).sentence_bleu(hypotheses, **options).mean(axis=0))
+    return np.asarray(BleuReferences(references, vocab_size).sentence_bleu(hypotheses, smoothing).mean(axis=0))
 
 
-def self_bleu(samples: ArrayLike, vocab_size: int, **options: Smoothing) -> Floats:
+def self_bleu(samples: ArrayLike, vocab_size: int, *, smoothing: Smoothing = "method1") -> Floats:
     """Mean BLEU-1 .. BLEU-5 of each sample against all other samples, (5,). High is little diversity."""
-    return np.asarray(BleuReferences(samples, vocab_size).leave_one_out(**options).mean(axis=0))
+    return np.asarray(BleuReferences(samples, vocab_size).leave_one_out(smoothing).mean(axis=0))
 
 
-def backward_bleu(samples: ArrayLike, references: ArrayLike, vocab_size: int, **options: Smoothing) -> Floats:
+def backward_bleu(
+    samples: ArrayLike, references: ArrayLike, vocab_size: int, *, smoothing: Smoothing = "method1"
+) -> Floats:
     """Mean BLEU-1 .. BLEU-5 of held-out sequences against the samples, (5,): coverage."""
-    return bleu(references, samples, vocab_size, **options)
+    return bleu(references, samples, vocab_size, smoothing=smoothing)
 
 
 def closest_length(lengths_H: Ints, lengths_R: Ints, *, is_one_of_them: bool = False) -> Ints:
@@ -134,16 +179,19 @@ def closest_length(lengths_H: Ints, lengths_R: Ints, *, is_one_of_them: bool = F
     return np.asarray(distinct[distance.argmin(axis=1)][inverse])  # argmin takes the first, the smaller, of two
 
 
-def _two_largest(ids_RK: Ints, num_ids: int) -> tuple[Ints, Ints, Ints]:
-    """Of each n-gram the largest count in one row, that row, and the largest count in any other row, each (G,)."""
+def _three_largest(ids_RK: Ints, num_ids: int) -> tuple[Ints, Ints]:
+    """The three largest counts of each n-gram in one row, and their rows, each (3, G); 0 in row -1 where there are
+    fewer."""
     counts = row_counts(ids_RK, num_ids)
-    most_G, holder_G, runner_up_G = np.zeros((3, num_ids), dtype=np.int64)
-    np.maximum.at(most_G, counts.ids_P, counts.counts_P)
-    is_most_P = counts.counts_P == most_G[counts.ids_P]
-    holder_G[counts.ids_P[is_most_P]] = counts.rows_P[is_most_P]  # of several rows, one
-    is_other_P = counts.rows_P != holder_G[counts.ids_P]
-    np.maximum.at(runner_up_G, counts.ids_P[is_other_P], counts.counts_P[is_other_P])
-    return most_G, holder_G, runner_up_G
+    rows_P, ids_P, counts_P = counts.rows_P, counts.ids_P, counts.counts_P
+    counts_3G, rows_3G = np.zeros((3, num_ids), dtype=np.int64), np.full((3, num_ids), -1)
+    for most_G, holder_G in zip(counts_3G, rows_3G, strict=True):
+        np.maximum.at(most_G, ids_P, counts_P)
+        is_most_P = counts_P == most_G[ids_P]
+        holder_G[ids_P[is_most_P]] = rows_P[is_most_P]  # of several rows, one
+        is_other_P = rows_P != holder_G[ids_P]
+        rows_P, ids_P, counts_P = rows_P[is_other_P], ids_P[is_other_P], counts_P[is_other_P]
+    return counts_3G, rows_3G
 
 
 def _combine(matches_HN: Floats, totals_HN: Floats, lengths_H: Ints, closest_H: Ints, smoothing: Smoothing) -> Floats:

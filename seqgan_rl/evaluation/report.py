@@ -139,7 +139,7 @@ def sample_table(rows: Sequence[tuple[str, SampleScores]]) -> ScoreTable:
     cells = [(metric, *(_sample_cell(scores, metric) for scores in scored)) for metric in metrics]
     signature = scored[0].signature
     notes = (
-        "± standard error over sequences, references or other samples as given; none where a score is no mean",
+        "± standard error over sequences, samples and references; none where a score is no mean",
         f"BLEU: nltk's sentence BLEU, uniform weights, smoothing {signature.smoothing}, EOS no word; references "
         f"{signature.reference_split} {signature.reference_hash} ({signature.reference_size:,}), samples "
         f"{signature.sample_size:,}, V {signature.vocab_size}, training data {signature.train_hash or 'not given'}",

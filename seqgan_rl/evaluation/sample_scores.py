@@ -61,10 +61,12 @@ class SampleScores:
     :class:`~seqgan_rl.evaluation.music.MusicScores`. NaN: no sequence is long enough."""
     standard_errors: Mapping[str, float]
     """Over sequences, of all but distinct_n, vocabulary_used and unique_share, which are no means (in music also the
-    histograms' divergences, pitch_mse and pitches_used). Those of the BLEUs take what they are compared with
-    (references, or the other samples) as given."""
+    histograms' divergences, pitch_mse and pitches_used). Of the BLEUs over both samples and references, by the
+    jackknife."""
     influence: Mapping[str, Floats] = field(default_factory=dict, repr=False, compare=False)
-    """Of the BLEUs: what each sequence adds to the estimation error, (samples,), of backward BLEU (references,)."""
+    """Of the BLEUs: what each sample adds to the estimation error, (samples,)."""
+    reference_influence: Mapping[str, Floats] = field(default_factory=dict, repr=False, compare=False)
+    """Of BLEU and backward BLEU: what each reference adds, (references,)."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which :meth:`from_json` reads back (less ``influence``); NaN becomes None."""
@@ -126,8 +128,11 @@ class SampleScorer:
         words_NT = check_words(samples, self.vocab_size, "samples")
         if len(words_NT) < 2:
             raise InputError("samples must be at least 2 sequences, got 1")
-        values, influence = self._bleus(words_NT)
-        errors = {name: standard_error(part) for name, part in influence.items()}
+        values, influence, reference_influence = self._bleus(words_NT)
+        errors = {
+            name: math.hypot(*(standard_error(part[name]) for part in (influence, reference_influence) if name in part))
+            for name in values
+        }
         for found, found_errors in (
             self._diversity(words_NT),
             self._whole_sequences(words_NT),
@@ -149,6 +154,7 @@ class SampleScorer:
             values=values,
             standard_errors=errors,
             influence=influence,
+            reference_influence=reference_influence,
         )
 
     def real_scores(self, sample_size: int, seed: int = 0) -> SampleScores | None:
@@ -159,16 +165,28 @@ class SampleScorer:
         rows = np.random.default_rng(seed).choice(len(self._train_NT), sample_size, replace=False)
         return self.scores(self._train_NT[np.sort(rows)])
 
-    def _bleus(self, words_NT: Ints) -> tuple[dict[str, float], dict[str, Floats]]:
-        own = BleuReferences(words_NT, self.vocab_size)
-        found = {
-            "bleu": self._bleu.sentence_bleu(words_NT, self.smoothing),
-            "self_bleu": own.leave_one_out(self.smoothing),
-            "backward_bleu": own.sentence_bleu(self._references_MT, self.smoothing),
+    def _bleus(self, words_NT: Ints) -> tuple[dict[str, float], dict[str, Floats], dict[str, Floats]]:
+        """Values, and influence of samples and of references: a sentence on the mean by its own BLEU, and by what those
+        of others would lose without it (jackknife)."""
+        own, (N, M) = BleuReferences(words_NT, self.vocab_size), (len(words_NT), len(self._references_MT))
+        forward_MN, within_NN, backward_NN = (np.zeros((size, MAX_ORDER)) for size in (M, N, N))
+        bleu_NN = self._bleu.sentence_bleu(words_NT, self.smoothing, forward_MN)
+        self_bleu_NN = own.leave_one_out(self.smoothing, within_NN)
+        backward_bleu_MN = own.sentence_bleu(self._references_MT, self.smoothing, backward_NN)
+        means = {"bleu": bleu_NN, "self_bleu": self_bleu_NN, "backward_bleu": backward_bleu_MN}
+        of_samples = {
+            "bleu": bleu_NN,
+            "self_bleu": self_bleu_NN + within_NN,
+            "backward_bleu": backward_NN * ((N - 1) / M),
         }
-        columns = {f"{name}_{n}": bleu_BN[:, n - 1] for name, bleu_BN in found.items() for n in BLEU_ORDERS}
-        values = {name: float(bleu_B.mean()) for name, bleu_B in columns.items()}
-        return values, {name: bleu_B - values[name] for name, bleu_B in columns.items()}
+        of_references = {"bleu": forward_MN * ((M - 1) / N), "backward_bleu": backward_bleu_MN}
+
+        def columns(parts: dict[str, Floats]) -> dict[str, Floats]:
+            return {f"{name}_{n}": part[:, n - 1] for name, part in parts.items() for n in BLEU_ORDERS}
+
+        values = {name: float(bleu_B.mean()) for name, bleu_B in columns(means).items()}
+        centred = [{k: x_B - x_B.mean() for k, x_B in columns(part).items()} for part in (of_samples, of_references)]
+        return values, centred[0], centred[1]
 
     def _diversity(self, words_NT: Ints) -> tuple[dict[str, float], dict[str, float]]:
         own = NgramIndex(words_NT, self.vocab_size, MAX_DIVERSITY_ORDER)

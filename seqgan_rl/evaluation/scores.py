@@ -45,9 +45,10 @@ OVER_TEST = ("nll_test",)
 """Which sequences a cost is averaged over; costs over the same sequences are paired."""
 
 
-def is_over_test(metric: str) -> bool:
-    """Whether a score is a mean over held-out sequences, not over samples."""
-    return metric in OVER_TEST or metric.startswith("backward_bleu_")
+def sides(metric: str) -> tuple[bool, bool]:
+    """Whether the error of a score is over samples, and whether it is over held-out sequences."""
+    is_over_both = metric.startswith(("bleu_", "backward_bleu_"))
+    return is_over_both or metric not in OVER_TEST, is_over_both or metric in OVER_TEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +127,13 @@ class Scores:
         more = {} if self.samples is None else self.samples.standard_errors
         return float({**more, **self.standard_errors}.get(metric, math.nan))
 
-    def influence_of(self, metric: str) -> NDArray[np.float64] | None:
-        """What each sequence adds to its estimation error; None where that was not kept."""
-        more = {} if self.samples is None else self.samples.influence
-        return {**more, **self.influence}.get(metric)
+    def influence_of(self, metric: str) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+        """What each sample, and what each held-out sequence, adds to its estimation error; None where that was not
+        kept."""
+        own = self.influence.get(metric)
+        if own is not None or self.samples is None:
+            return (None, own) if metric in OVER_TEST else (own, None)
+        return self.samples.influence.get(metric), self.samples.reference_influence.get(metric)
 
     def differences(self, other: "Scores") -> list[str]:
         """What makes the two incomparable; empty if they can be compared."""
@@ -394,18 +398,32 @@ def combined_error(terms: Sequence[tuple[float, Scores, str]]) -> float:
     read from a file, have lost the pairing: then the sum of weight times standard error, signs dropped, is used: a
     bound that holds whatever the correlation.
     """
+    groups: dict[tuple[bool, bool], list[tuple[float, Scores, str]]] = {}
+    for term in terms:
+        groups.setdefault(sides(term[2]), []).append(term)
+    paired = {side: _paired_error(group) for side, group in groups.items()}
+    if None not in paired.values():
+        return _paired_error(terms) or 0.0
+    bounds = {
+        side: sum(abs(weight) * scores.error(metric) for weight, scores, metric in groups[side])
+        if error is None
+        else error
+        for side, error in paired.items()
+    }
+    of_samples, of_test, of_both = (bounds.get(side, 0.0) for side in ((True, False), (False, True), (True, True)))
+    return math.hypot(of_samples, of_test) + of_both
+
+
+def _paired_error(terms: Sequence[tuple[float, Scores, str]]) -> float | None:
+    """Of the sum over terms, from what each sequence adds to it; None where that was not kept."""
+    known = [(weight, scores.influence_of(metric)) for weight, scores, metric in terms]
+    if any(of_samples is None and of_test is None for _, (of_samples, of_test) in known):
+        return None
     variance = 0.0
-    for over_test in (False, True):
-        group = [term for term in terms if is_over_test(term[2]) == over_test]
-        if not group:
-            continue
-        influence = [scores.influence_of(metric) for _, scores, metric in group]
-        parts = [weight * part for (weight, _, _), part in zip(group, influence, strict=True) if part is not None]
-        if len(parts) == len(group):
-            error = standard_error(np.sum(parts, axis=0))
-        else:
-            error = sum(abs(weight) * scores.error(metric) for weight, scores, metric in group)
-        variance += error**2
+    for i in range(2):
+        parts = [weight * part for weight, both in known if (part := both[i]) is not None]
+        if parts:
+            variance += standard_error(np.sum(parts, axis=0)) ** 2
     return math.sqrt(variance)
 
 
