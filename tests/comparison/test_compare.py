@@ -53,7 +53,7 @@ def test_everything_is_there_and_done(whole):
     assert {"scores.csv", "report.md"} & {path.name for path in (folder / "report").rglob("*")} or (
         {path.suffix for path in (folder / "report").rglob("*")} >= {".png", ".svg", ".csv", ".md"}
     )
-    assert list((folder / "runs").glob("*/*/seed-0/run/tensorboard/events*"))
+    assert list((folder / "runs").glob("*/*/seed-0/run/tensorboard/*/events*"))
 
 
 def test_the_same_command_again_runs_nothing(whole, monkeypatch):

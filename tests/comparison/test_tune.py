@@ -252,7 +252,7 @@ def test_wrong_settings_are_said_before_any_trial(config, changes, words):
         ({"task": "adversaria"}, "tracks must be some of"),
         ({"task": "exact-"}, "exact.tasks must be some of"),
         ({"task": "frozen-logit"}, "frozen_rewards must stay as they are"),
-        ({"task": "frozen-"}, "'' is no reward"),
+        ({"task": "frozen-"}, "unknown reward ''; known are"),
         ({"env": "SeqGAN/Corpus-v0"}, "env and corpus must fit"),
     ],
 )
