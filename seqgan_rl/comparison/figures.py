@@ -33,6 +33,7 @@ from seqgan_rl.comparison.tables import LEVEL, Aggregate, aggregate
 from seqgan_rl.core.files import make_folder, write_bytes
 
 if TYPE_CHECKING:  # importing matplotlib costs a second: only who draws pays
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DIAGNOSTICS = {
@@ -51,6 +52,8 @@ DIAGNOSTICS = {
 """What :func:`figures` shows of :attr:`Job.diagnostics`, where it was recorded."""
 PAIRS = (("nll_test", "nll_oracle"), ("self_bleu_4", "bleu_4"))
 """Coverage and quality, the preferred pair first."""
+BESIDE = ("entropy", "distinct_tokens")
+"""What stands beside the pair wherever it was measured: a collapse can hide from the pair."""
 
 
 class Drawing(NamedTuple):
@@ -140,32 +143,14 @@ def _quality_coverage(task: Task, jobs: Mapping[str, Sequence[Job]], styles: Map
     if pair is None:
         return []
     coverage, quality = pair
+    beside = [m for m in BESIDE if any(last_pairs(found, coverage, m) for found in jobs.values())]
 
     def draw() -> "Figure":
-        figure, (axes,) = new_panels(1)
-        drawn = list[tuple[float, float]]()
-        for agent, found in jobs.items():
-            style, finals = styles[agent], last_pairs(found, coverage, quality)
-            curve = mean_sweep(found, coverage, quality)
-            for points, dash, marker in ((curve, style.dash, ""), (finals, "none", style.marker)):
-                if points:
-                    axes.plot(*zip(*points, strict=True), color=style.colour, linestyle=dash, marker=marker, **_THIN)
-            if curve or finals:  # one entry of the legend for both
-                axes.plot(
-                    *([], []),
-                    color=style.colour,
-                    linestyle=style.dash if curve else "none",
-                    marker=style.marker,
-                    label=plain(agent),
-                    **_THIN,
-                )
-            drawn += [*curve, *finals]
-        cuts = [
-            bound(axes.set_xlim, [x for x, _ in drawn], coverage),
-            bound(axes.set_ylim, [y for _, y in drawn], quality),
-        ]
-        dress(axes, title=max(cuts).strip(), xlabel=f"{_directed(coverage)}: coverage")
-        axes.set_ylabel(f"{_directed(quality)}: quality", fontsize=9)
+        figure, panels = new_panels(1 + len(beside))
+        for axes, metric in zip(panels, (quality, *beside), strict=True):
+            cut = _against_coverage(axes, jobs, styles, coverage, metric)
+            dress(axes, title=cut.strip(), xlabel=f"{_directed(coverage)}: coverage")
+            axes.set_ylabel(_directed(metric) + (": quality" if metric == quality else ""), fontsize=9)
         return finish(figure)
 
     return [
@@ -173,10 +158,38 @@ def _quality_coverage(task: Task, jobs: Mapping[str, Sequence[Job]], styles: Map
             _name("quality-coverage", task.name),
             f"{task.name}: quality against coverage",
             f"{task.label}. Markers are the seeds' last scores ({_seeds(jobs)}); lines go through the temperatures of "
-            "the final policies, mean over seeds. Read entropy and distinct tokens too: a collapse can hide here.",
+            "the final policies, mean over seeds. Read entropy and distinct tokens too, where a collapse shows.",
             draw,
         )
     ]
+
+
+def _against_coverage(
+    axes: "Axes", jobs: Mapping[str, Sequence[Job]], styles: Mapping[str, Style], coverage: str, metric: str
+) -> str:
+    """The seeds' last scores and the curve through the temperatures; returns what :func:`bound` says."""
+    drawn = list[tuple[float, float]]()
+    for agent, found in jobs.items():
+        style, finals = styles[agent], last_pairs(found, coverage, metric)
+        curve = mean_sweep(found, coverage, metric)
+        for points, dash, marker in ((curve, style.dash, ""), (finals, "none", style.marker)):
+            if points:
+                axes.plot(*zip(*points, strict=True), color=style.colour, linestyle=dash, marker=marker, **_THIN)
+        if curve or finals:  # one entry of the legend for both
+            axes.plot(
+                *([], []),
+                color=style.colour,
+                linestyle=style.dash if curve else "none",
+                marker=style.marker,
+                label=plain(agent),
+                **_THIN,
+            )
+        drawn += [*curve, *finals]
+    cuts = [
+        bound(axes.set_xlim, [x for x, _ in drawn], coverage),
+        bound(axes.set_ylim, [y for _, y in drawn], metric),
+    ]
+    return max(cuts)
 
 
 def _over_optimisation(task: Task, jobs: Mapping[str, Sequence[Job]], styles: Mapping[str, Style]) -> list[Drawing]:

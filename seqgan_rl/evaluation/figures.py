@@ -106,8 +106,9 @@ def quality_coverage(
 ) -> tuple[Path, Path]:
     """Draw models as points (NLL_test, NLL_oracle) and the MLE's temperature curve; lower and further left is better.
 
-    Bars are two standard errors of NLL_oracle; NLL_test has none, for all models are scored on the same sequences. Left
-    all models, right a close-up of the MLE and the agent. A row "uniform" is left out: it would squeeze all others.
+    Bars are two standard errors; NLL_test has none, for all models are scored on the same sequences. Above all models,
+    and a close-up of the MLE and the agent; below entropy and distinct tokens, for a collapse can hide from the pair. A
+    row "uniform" is left out: it would squeeze all others.
 
     Args:
         curve: the MLE at several temperatures, scored with an oracle.
@@ -119,19 +120,21 @@ def quality_coverage(
         raise ValueError("curve must have nll_oracle at every temperature; this figure needs an oracle")
     shown = [row for row in map(lambda row: Row(*row), rows) if row.name != "uniform" and _finite(row)]
     near = [row for row in shown if row.name in (*CLOSE_UP, agent)]
-    panels = ["all models", "close-up"] if near and len(shown) > 1 else ["all models"]
-    figure = new_figure(5.2 * len(panels), 4.8)
-    for i, title in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), i + 1)
+    titles = ["all models", "close-up"] if near and len(shown) > 1 else ["all models"]
+    panels = [(title, "nll_oracle") for title in titles] + [(LABELS[m], m) for m in ("entropy", "distinct_tokens")]
+    figure = new_figure(10.4, 4.0 * math.ceil(len(panels) / 2) + 0.6)
+    for i, (title, metric) in enumerate(panels):
+        axes = figure.add_subplot(math.ceil(len(panels) / 2), 2, i + 1)
         _, nll_test, nll_oracle = curve.drawn
-        axes.plot(nll_test, nll_oracle, color=CURVE_COLOUR, linewidth=1.2, label="MLE temperature curve", zorder=1)
+        drawn = nll_oracle if metric == "nll_oracle" else curve.drawn_metric(metric)
+        axes.plot(nll_test, drawn, color=CURVE_COLOUR, linewidth=1.2, label="MLE temperature curve", zorder=1)
         for r, row in enumerate(shown):
             assert row.scores is not None
-            assert row.scores.nll_oracle is not None
+            error = row.scores.error(metric)
             axes.errorbar(
                 row.scores.nll_test,
-                row.scores.nll_oracle,
-                yerr=2 * row.scores.standard_errors["nll_oracle"],
+                row.scores.value(metric),
+                yerr=2 * error if math.isfinite(error) else None,
                 fmt=MARKERS[r % len(MARKERS)],
                 color=COLOURS[r % len(COLOURS)],
                 markersize=7,
@@ -146,7 +149,7 @@ def quality_coverage(
             axes.set_ylabel("NLL_oracle, nats per token (quality)", fontsize=9)
     add_legend(figure)
     figure.draw_without_rendering()  # settles the layout, which labels are placed by
-    for axes in figure.axes:
+    for axes in figure.axes[: len(titles)]:
         _label_temperatures(axes, curve)
     return write_figure(figure, path)
 

@@ -162,6 +162,19 @@ def test_bleu_stands_for_quality_where_there_is_no_oracle(whole: Comparison) -> 
     assert "BLEU-4 (more is better)" in axes.get_ylabel()
 
 
+def test_entropy_and_distinct_tokens_stand_beside_the_pair(whole: Comparison) -> None:
+    def change(job: Job) -> Job:
+        scores = {"nll_oracle": 5.0, "nll_test": 4.0, "entropy": 3.0, "distinct_tokens": 2.0}
+        points = tuple(replace(point, scores=scores) for point in job.points)
+        return replace(job, points=points, sweep=({"temperature": 1.0, **scores},))
+
+    panels = named(with_jobs(few(whole), change), "quality-coverage-adversarial").draw().axes
+    labels = [axes.get_ylabel() for axes in panels]
+    assert [label.split(",")[0].split(" (")[0] for label in labels] == ["NLL_oracle", "entropy", "distinct tokens"]
+    drawn = [set(np.concatenate([np.asarray(line.get_ydata()) for line in axes.get_lines()])) for axes in panels]
+    assert drawn == [{5.0}, {3.0}, {2.0}]
+
+
 def test_sixteen_agents_differ_in_colour_or_dash_and_in_marker() -> None:
     jobs = synthetic_comparison(seeds=1).of("frozen-oracle", "ppo")
     agents = [f"agent {i}" for i in range(16)]

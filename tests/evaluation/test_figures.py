@@ -59,7 +59,8 @@ def test_quality_coverage_shows_models_and_temperatures(
     ]
     _, svg = quality_coverage(curve, rows, tmp_path / "plot")
     drawn = texts(svg)
-    for present in ("T=1 ", "T=0.5", "MLE temperature curve", "SeqGAN", "close-up", "all models"):
+    beside = ("entropy", "distinct tokens")  # a collapse can hide from the pair
+    for present in ("T=1 ", "T=0.5", "MLE temperature curve", "SeqGAN", "close-up", "all models", *beside):
         assert f"<!-- {present}" in drawn
     for absent in ("uniform", "shuffled", "random"):
         assert f"<!-- {absent}" not in drawn
