@@ -26,7 +26,7 @@ from seqgan_rl.evaluation.curve import DEFAULT_TEMPERATURES, Gap, TemperatureCur
 from seqgan_rl.evaluation.figures import sweep_curves
 from seqgan_rl.evaluation.pareto import ParetoTest, pareto_test
 from seqgan_rl.evaluation.plain import to_plain
-from seqgan_rl.evaluation.report import Row, ScoreTable, gap_table, sample_table, score_table, sweep_table
+from seqgan_rl.evaluation.report import REAL, Row, ScoreTable, gap_table, sample_table, score_table, sweep_table
 from seqgan_rl.evaluation.sample_scores import SampleScores
 from seqgan_rl.evaluation.scores import Evaluator, Scores
 from seqgan_rl.models.decoding import RolloutPolicy, State
@@ -104,7 +104,7 @@ class Evaluation:
         found = {"scores": score_table(self.rows)}
         sampled = [(row.name, row.scores.samples) for row in self.rows if row.scores and row.scores.samples]
         if sampled:
-            real = [] if self.real is None else [("real (training)", self.real)]
+            real = [] if self.real is None else [(REAL, self.real)]
             found["samples"] = sample_table([*real, *sampled])
         if self.gaps:
             found["gaps"] = gap_table(self.gaps, self.baseline)

@@ -22,6 +22,9 @@ from seqgan_rl.evaluation.scores import Scores, difference
 CONTROLS = ("MLE continued", "constant", "random", "shuffled")
 """Rows that the agent is compared with in :func:`verdict`: what training does without a discriminator's judgement."""
 
+REAL = "real (training)"
+"""The column of training sequences in the samples' place."""
+
 REWARDLESS = ("constant", "random", "shuffled")
 """Controls whose reward knows nothing: where one of them beats the temperature curve, beating it is no evidence."""
 
@@ -143,7 +146,12 @@ def sample_table(rows: Sequence[tuple[str, SampleScores]]) -> ScoreTable:
         f"BLEU: nltk's sentence BLEU, uniform weights, smoothing {signature.smoothing}, EOS no word; references "
         f"{signature.reference_split} {signature.reference_hash} ({signature.reference_size:,}), samples "
         f"{signature.sample_size:,}, V {signature.vocab_size}, training data {signature.train_hash or 'not given'}",
-        "ngram_js and word_entropy are biased by the number of samples: compare them with the real sequences' column",
+        "ngram_js and word_entropy are biased by the number of samples: compare them "
+        + (
+            "with the real sequences' column"
+            if REAL in names
+            else "at equal sizes only; a column of real sequences needs as many in training as there are samples"
+        ),
     )
     return ScoreTable(("score", *names), tuple(cells), notes)
 

@@ -12,6 +12,7 @@ Letters: B sequences, T tokens each.
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
@@ -223,9 +224,13 @@ class Evaluator:
                     f"train_BT and test_BT must have the same T, got {tuple(train_BT.shape)}, {tuple(test_BT.shape)}"
                 )
             train_rows = _rows(train_BT)
-            if sorted(train_rows) == sorted(test_rows):
-                raise InputError('refused: scoring "test" on training data; give sequences that were held out')
             self._train_rows = frozenset(train_rows)
+            shared = sum(row in self._train_rows for row in test_rows)
+            if sorted(train_rows) == sorted(test_rows) or _are_copies(shared, len(test_rows), train_rows):
+                raise InputError(
+                    f'refused: scoring "test" on training data; {shared:,} of the {len(test_rows):,} test sequences '
+                    "stand in train_BT; give sequences that were held out"
+                )
         self._test_oracle_nats_B = None if oracle is None else _oracle_nats(oracle, test_BT)
 
     def scores(
@@ -438,6 +443,21 @@ def _oracle_nats(oracle: Oracle, tokens_BT: Tensor) -> NDArray[np.float64]:
     """Cost of each sequence under the oracle, nats, (B,); chunk by chunk."""
     parts = (tokens_BT[start : start + CHUNK].to(oracle.generator.device) for start in range(0, len(tokens_BT), CHUNK))
     return np.concatenate([-_numpy(oracle.log_prob(part).double().sum(dim=1)) for part in parts])
+
+
+def _are_copies(shared: int, total: int, train_rows: Sequence[bytes]) -> bool:
+    """Whether so many of the held-out sequences are training data taken again: most of them, and more than those that
+    the training data holds twice explain (Chernoff's bound on that chance is below 1e-6). In a small world they may
+    share most."""
+    counts = Counter(train_rows)
+    repeated = sum(count for count in counts.values() if count > 1)
+    chance, share = max(repeated, 1) / len(train_rows), shared / total
+    if share <= max(0.5, chance):
+        return False
+    divergence = share * math.log(share / chance)
+    if share < 1:
+        divergence += (1 - share) * math.log((1 - share) / (1 - chance))
+    return total * divergence > -math.log(1e-6)
 
 
 def _rows(tokens_BT: Tensor) -> list[bytes]:

@@ -240,6 +240,9 @@ def test_sample_table_by_hand(make_sample_scores: Callable[..., SampleScores]) -
     assert table.cells == (("bleu_4", "0.500 ±.010", "0.250"), ("distinct_2", "-", "-"))
     notes = table.markdown()
     assert "smoothing method1" in notes
+    assert "compare them at equal sizes only; a column of real sequences needs" in notes
+    with_real = sample_table([("real (training)", one), ("MLE", one)]).markdown()
+    assert "compare them with the real sequences' column" in with_real
     assert "references test test (100), samples 100, V 50, training data not given" in notes
     with pytest.raises(ValueError, match="reference_size: 100 != 7"):
         sample_table([("MLE", one), ("SeqGAN", make_sample_scores({"bleu_4": 0.25}, reference_size=7))])

@@ -228,6 +228,18 @@ def test_training_data_as_test_is_refused(oracle: Oracle, held_out_BT: Tensor, t
     Evaluator(held_out_BT, train_BT=train_BT)
 
 
+def test_part_of_the_training_data_is_refused_and_a_small_world_is_not() -> None:
+    """A slice of it, or it with some held-out sequences; of 2^3 sequences all stand in both splits by chance alone."""
+    rng = np.random.default_rng(0)
+    train_BT, held_out_BT = (torch.from_numpy(rng.integers(0, 50, (200, 8))) for _ in range(2))
+    for copies in (train_BT[::4], train_BT[:10], torch.cat([train_BT, held_out_BT[:50]])):
+        with pytest.raises(InputError, match=r'refused: scoring "test" on training data; \d+ of the \d+ test'):
+            Evaluator(copies, train_BT=train_BT)
+    Evaluator(torch.cat([held_out_BT, train_BT[:50]]), train_BT=train_BT)  # some stand in both: told by the corpus
+    small_BT = torch.from_numpy(rng.integers(0, 2, (400, 3)))
+    Evaluator(small_BT[:100], train_BT=small_BT[100:])
+
+
 def test_wrong_arguments_are_named(oracle: Oracle, held_out_BT: Tensor) -> None:
     with pytest.raises(ValueError, match="at least 2 sequences"):
         Evaluator(held_out_BT[:1])
